@@ -1,0 +1,1 @@
+"""Tensor operations behind one interface each; knows nothing of models or sessions."""

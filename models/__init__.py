@@ -1,0 +1,1 @@
+"""The causal Wan family: networks, codecs, text encoders, sampler maths, loading; knows no sessions."""

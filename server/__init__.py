@@ -1,0 +1,1 @@
+"""Gateway, worker host, wire protocol and command line; knows nothing of the network's insides."""
