@@ -1,0 +1,383 @@
+"""What may be asked of a video job, and the checked request that comes out.
+
+``parse_request`` turns the fields of ``POST /v1/videos`` into a frozen
+``JobRequest`` or refuses with the field, what was seen and what is allowed. It
+knows the models on offer as plain data; it knows no HTTP, Redis or engine.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.jobs.errors import Refusal, RequestRefused, refuse, shown
+from server.jobs.forms import as_mapping
+
+MAX_SEED = 2**53 - 1
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOffer:
+    """One model that workers serve, as far as a job request must know it.
+
+    Attributes:
+        name: Model id as clients write it.
+        sizes: Allowed ``(width, height)`` in pixels; the first is the default.
+        fps: Allowed frame rates; the first is the default.
+        max_steps: Most denoising steps a request may ask for.
+        start_image: Whether the model can start from an image.
+    """
+
+    name: str
+    sizes: tuple[tuple[int, int], ...]
+    fps: tuple[int, ...]
+    max_steps: int = 16
+    start_image: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """Bounds on what one request, and all waiting jobs together, may take."""
+
+    max_seconds: float = 3600.0
+    max_prompt_chars: int = 4000
+    max_timed_prompts: int = 256
+    max_blend: int = 8
+    max_body_bytes: int = 16 * 2**20
+    max_queued: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """A prompt and its weight in a blend."""
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPrompt:
+    """The blend that applies from the first chunk starting at or after ``at_s`` seconds."""
+
+    at_s: float
+    parts: tuple[PromptText, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A checked request. ``prompts`` is sorted by time and its first entry is at 0 s.
+
+    Attributes:
+        seconds: Duration as the client wrote it (the OpenAI shape keeps it a string).
+        num_frames: Exactly ``round(seconds * fps)``, at least 1.
+        steps: Denoising steps, ``None`` for the model's own number.
+        has_image: Whether ``input.png`` beside the segments is the start frame.
+    """
+
+    model: str
+    prompts: tuple[TimedPrompt, ...]
+    seconds: str
+    width: int
+    height: int
+    fps: int
+    num_frames: int
+    seed: int
+    steps: int | None = None
+    has_image: bool = False
+
+    @property
+    def prompt(self) -> str:
+        """The text shown as the job's prompt: the first one."""
+        return " + ".join(part.text for part in self.prompts[0].parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that ``from_json`` reads back."""
+        return {
+            "model": self.model,
+            "prompts": [
+                {"t": p.at_s, "parts": [[part.text, part.weight] for part in p.parts]}
+                for p in self.prompts
+            ],
+            "seconds": self.seconds,
+            "width": self.width,
+            "height": self.height,
+            "fps": self.fps,
+            "num_frames": self.num_frames,
+            "seed": self.seed,
+            "steps": self.steps,
+            "has_image": self.has_image,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "JobRequest":
+        """Rebuild a request from what ``to_json`` wrote."""
+        prompts = tuple(
+            TimedPrompt(p["t"], tuple(PromptText(text, weight) for text, weight in p["parts"]))
+            for p in value["prompts"]
+        )
+        return cls(**{**value, "prompts": prompts})
+
+
+FIELDS = (
+    "model", "prompt", "prompts", "seconds", "size", "width", "height", "fps", "seed",
+    "num_inference_steps", "num_frames", "input_reference", "extra_params",
+)  # fmt: skip
+EXTRA_FIELDS = ("prompts", "fps", "seed", "num_inference_steps", "num_frames", "width", "height")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedJob:
+    """A checked request and the start image's encoded bytes, if one was sent."""
+
+    request: JobRequest
+    image: bytes | None
+
+
+def parse_request(
+    body: Mapping[str, Any],
+    offers: Sequence[ModelOffer],
+    limits: JobLimits,
+    draw_seed: Callable[[], int],
+    read_image: Callable[[Any], bytes],
+) -> ParsedJob:
+    """Check the fields of ``POST /v1/videos``.
+
+    Args:
+        body: Fields from JSON or a form; form values are strings.
+        offers: Models being served; the first is the default.
+        limits: Bounds.
+        draw_seed: Gives the seed of a request that names none.
+        read_image: Turns ``input_reference`` (an upload, a data URL, ``{"image_url": …}``)
+            into PNG bytes, raising ``RequestRefused``.
+
+    Raises:
+        RequestRefused: A field is unknown, missing or wrong.
+    """
+    _known(body, FIELDS, "")
+    extra = as_mapping(body["extra_params"], "extra_params") if "extra_params" in body else {}
+    _known(extra, EXTRA_FIELDS, "extra_params.")
+    fields = {**body, **extra}
+
+    offer = _model(fields.get("model"), offers)
+    width, height = _size(fields, offer)
+    fps = _fps(fields.get("fps"), offer)
+    seconds, num_frames = _duration(fields, fps, limits)
+    seed = _integer(fields.get("seed"), "seed", 0, MAX_SEED)
+    reference = fields.get("input_reference")
+    if reference is not None and not offer.start_image:
+        raise refuse(
+            f"Model {offer.name} cannot start from an image; leave input_reference out.",
+            param="input_reference",
+            code="not_supported",
+        )
+    request = JobRequest(
+        model=offer.name,
+        prompts=_prompts(fields, num_frames / fps, limits),
+        seconds=seconds,
+        width=width,
+        height=height,
+        fps=fps,
+        num_frames=num_frames,
+        seed=draw_seed() if seed is None else seed,
+        steps=_integer(
+            fields.get("num_inference_steps"), "num_inference_steps", 1, offer.max_steps
+        ),
+        has_image=reference is not None,
+    )
+    return ParsedJob(request, None if reference is None else read_image(reference))
+
+
+def _known(fields: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> None:
+    for name in fields:
+        if name not in allowed:
+            raise refuse(
+                f"Unknown field {shown(prefix + name)}; allowed are {', '.join(allowed)}.",
+                param=prefix + name,
+                code="unknown_parameter",
+            )
+
+
+def _model(name: Any, offers: Sequence[ModelOffer]) -> ModelOffer:
+    if not offers:
+        raise RequestRefused(
+            Refusal(
+                "No worker is serving a model right now; start one, or try again.",
+                code="no_worker",
+                status=503,
+                kind="server_error",
+                headers={"Retry-After": "2"},
+            )
+        )
+    if name is None:
+        return offers[0]
+    for offer in offers:
+        if offer.name == name:
+            return offer
+    served = ", ".join(offer.name for offer in offers)
+    raise refuse(
+        f"Model {shown(name)} is not served here; served are {served}.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _size(fields: Mapping[str, Any], offer: ModelOffer) -> tuple[int, int]:
+    allowed = ", ".join(f"{width}x{height}" for width, height in offer.sizes)
+    width = _integer(fields.get("width"), "width", 1, 99999)
+    height = _integer(fields.get("height"), "height", 1, 99999)
+    param, seen, size = "size", fields.get("size"), offer.sizes[0]
+    if seen is not None:
+        match = _SIZE.fullmatch(seen) if isinstance(seen, str) else None
+        size = (int(match[1]), int(match[2])) if match else (0, 0)
+    elif width is not None or height is not None:
+        size = (width or size[0], height or size[1])
+        param, seen = "width" if width is not None else "height", f"{size[0]}x{size[1]}"
+    if size not in offer.sizes:
+        raise refuse(f"size {shown(seen)} is not offered by {offer.name}; allowed are {allowed}.",
+                     param=param)  # fmt: skip
+    return size
+
+
+def _fps(value: Any, offer: ModelOffer) -> int:
+    if value is None:
+        return offer.fps[0]
+    seen = _number(value)
+    if seen is None or seen not in offer.fps:
+        allowed = ", ".join(str(fps) for fps in offer.fps)
+        raise refuse(
+            f"fps {shown(value)} is not offered by {offer.name}; allowed are {allowed}.",
+            param="fps",
+        )
+    return int(seen)
+
+
+def _duration(fields: Mapping[str, Any], fps: int, limits: JobLimits) -> tuple[str, int]:
+    """Return the duration as a string and in frames; ``num_frames`` is the other spelling."""
+    most = math.floor(limits.max_seconds * fps)
+    if fields.get("seconds") is None:
+        frames = _integer(fields.get("num_frames"), "num_frames", 1, most)
+        if frames is not None:
+            return _plain(frames / fps), frames
+        return "4", 4 * fps
+    value = fields["seconds"]
+    if fields.get("num_frames") is not None:
+        raise refuse("seconds and num_frames are both given; give one.", param="num_frames")
+    seconds = _number(value)
+    frames = 0 if seconds is None or seconds > limits.max_seconds else round(seconds * fps)
+    if seconds is None or frames < 1:
+        raise refuse(
+            f"seconds {shown(value)} is not a duration; allowed are {_plain(1 / fps)} to "
+            f"{_plain(limits.max_seconds)} seconds.",
+            param="seconds",
+        )
+    return value.strip() if isinstance(value, str) else _plain(seconds), frames
+
+
+def _prompts(
+    fields: Mapping[str, Any], seconds: float, limits: JobLimits
+) -> tuple[TimedPrompt, ...]:
+    """Return the prompt timeline; an entry of ``prompts`` at 0 s replaces ``prompt``."""
+    timeline: dict[float, TimedPrompt] = {}
+    if fields.get("prompt") is not None:
+        timeline[0.0] = TimedPrompt(0.0, (PromptText(_text(fields["prompt"], "prompt", limits)),))
+    entries = _listed(fields.get("prompts"), "prompts", limits.max_timed_prompts)
+    seen: set[float] = set()
+    for index, raw in enumerate(entries):
+        where = f"prompts[{index}]"
+        entry = as_mapping(raw, where)
+        _known(entry, ("t", "prompt", "prompts"), f"{where}.")
+        at_s = _number(entry.get("t", 0))
+        if at_s is None or not 0 <= at_s < seconds:
+            raise refuse(
+                f"{where}.t is {shown(entry.get('t'))}; allowed are seconds from 0 to below the "
+                f"duration, {_plain(seconds)}.",
+                param=f"{where}.t",
+            )
+        if at_s in seen:
+            raise refuse(f"{where}.t is {_plain(at_s)} as in another entry; give each time once.",
+                         param=f"{where}.t")  # fmt: skip
+        seen.add(at_s)
+        timeline[at_s] = TimedPrompt(at_s, _blend(entry, where, limits))
+    if 0.0 not in timeline:
+        raise refuse(
+            "The prompt is missing; send prompt, or an entry of prompts with t = 0.",
+            param="prompt",
+            code="missing_required_parameter",
+        )
+    return tuple(timeline[at_s] for at_s in sorted(timeline))
+
+
+def _blend(entry: Mapping[str, Any], where: str, limits: JobLimits) -> tuple[PromptText, ...]:
+    if entry.get("prompt") is not None:
+        return (PromptText(_text(entry["prompt"], f"{where}.prompt", limits)),)
+    parts = []
+    for index, raw in enumerate(
+        _listed(entry.get("prompts"), f"{where}.prompts", limits.max_blend)
+    ):
+        name = f"{where}.prompts[{index}]"
+        part = as_mapping(raw, name)
+        _known(part, ("text", "weight"), f"{name}.")
+        weight = _number(part.get("weight", 1.0))
+        if weight is None or not 0 < weight <= 100:
+            raise refuse(
+                f"{name}.weight is {shown(part.get('weight'))}; allowed are numbers above 0 up "
+                "to 100.",
+                param=f"{name}.weight",
+            )
+        parts.append(PromptText(_text(part.get("text"), f"{name}.text", limits), weight))
+    if not parts:
+        raise refuse(f"{where} has no prompt; send prompt or prompts.", param=f"{where}.prompt",
+                     code="missing_required_parameter")  # fmt: skip
+    return tuple(parts)
+
+
+def _listed(value: Any, param: str, most: int) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > most:
+        seen = f"a list of {len(value)}" if isinstance(value, list) else shown(value)
+        raise refuse(f"{param} is {seen}; allowed is a list of at most {most}.", param=param)
+    return value
+
+
+def _text(value: Any, param: str, limits: JobLimits) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise refuse(f"{param} is {shown(value)}; a text that is not empty is needed.", param=param)
+    if len(value) > limits.max_prompt_chars:
+        raise refuse(
+            f"{param} has {len(value)} characters; allowed are {limits.max_prompt_chars}.",
+            param=param,
+        )
+    return value
+
+
+def _integer(value: Any, param: str, least: int, most: int) -> int | None:
+    if value is None:
+        return None
+    number: int | None = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    elif isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,20}\s*", value):
+        number = int(value)
+    if number is None or not least <= number <= most:
+        raise refuse(
+            f"{param} is {shown(value)}; allowed are whole numbers from {least} to {most}.",
+            param=param,
+        )
+    return number
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, also from its decimal text as forms send it, else None."""
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,9}(\.\d{1,9})?\s*", value):
+        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # A huge integer does not fit a float.
+        return float(value) if abs(value) < 1e12 and math.isfinite(value) else None
+    return None
+
+
+def _plain(number: float) -> str:
+    return f"{number:.6f}".rstrip("0").rstrip(".")
