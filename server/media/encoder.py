@@ -30,6 +30,8 @@ from server.media.types import AccessUnit, CodecConfig, CodecName, EncodedChunk
 _BT709 = 1
 _LIMITED_RANGE = 1
 _NEVER = 1 << 30
+# One macroblock: below it libvpx gives nothing back and SVT-AV1 does not open.
+_SMALLEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class EncoderSettings:
     h264_crf: int = 19
     vp8_bits_per_pixel: float = 0.5
     av1_preset: int = 12
-    av1_crf: int = 30
+    av1_crf: int = 24
     jpeg_quality: int = 88
 
 
@@ -89,12 +91,13 @@ class ChunkEncoder:
             settings: Quality and speed.
 
         Raises:
-            ValueError: The codec is not known, or a size or rate is not positive.
+            ValueError: The codec is not known, or the size or the rate is too small.
         """
         if codec not in get_args(CodecName):
             raise ValueError(f"codec {codec!r}; one of {', '.join(get_args(CodecName))} is allowed")
-        if width < 2 or height < 2 or fps <= 0:
-            raise ValueError(f"{width}x{height} at {fps} fps; at least 2x2 above 0 fps is needed")
+        if min(width, height) < _SMALLEST or fps <= 0:
+            allowed = f"at least {_SMALLEST}x{_SMALLEST} above 0 fps is needed"
+            raise ValueError(f"{width}x{height} at {fps} fps; {allowed}")
         settings = settings or EncoderSettings()
         self._shape = (height, width, 3)
         self._needs_key = True
