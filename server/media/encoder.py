@@ -54,8 +54,8 @@ class EncoderSettings:
     h264_preset: str = "veryfast"
     h264_crf: int = 19
     vp8_bits_per_pixel: float = 0.5
-    av1_preset: int = 12
-    av1_crf: int = 24
+    av1_preset: int = 10
+    av1_crf: int = 26
     jpeg_quality: int = 88
 
 
@@ -225,7 +225,7 @@ def _open(
         options = {
             "preset": str(settings.av1_preset),
             "crf": str(settings.av1_crf),
-            "svtav1-params": "pred-struct=1:rtc=1:lp=1:scd=0",
+            "svtav1-params": "pred-struct=1:lp=1:scd=0",
         }
     context = av.CodecContext.create(name, "w")
     assert isinstance(context, VideoCodecContext)
