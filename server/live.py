@@ -1,0 +1,154 @@
+"""A live stream as its record holds it: what was asked, checked against the model.
+
+``LiveSpec`` is the checked request, ``choose`` makes it from a ``session.start`` and a model's
+card or says why not. Knows neither Redis nor the engine.
+"""
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal, cast
+
+from PIL import Image
+
+from server.catalogue import ModelCard
+from server.media.types import CodecName
+from server.wire.messages_in import InteractionEvent, SessionStart
+from server.wire.messages_out import ErrorMessage
+
+WireFormat = Literal["m4s", "avcc", "jpeg"]
+_MP4_CODECS = ("h264", "av1")
+_MAX_IMAGE_PIXELS = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSpec:
+    """A checked request for a live stream.
+
+    ``prompts`` are ``(text, weight)``; ``image`` is base64 of an encoded picture.
+    """
+
+    model: str
+    prompts: tuple[tuple[str, float], ...]
+    seed: int
+    width: int
+    height: int
+    fps: int
+    num_frames: int | None
+    num_steps: int | None
+    pacing: Literal["realtime", "asap"]
+    codec: CodecName
+    image: str | None = None
+
+    def to_text(self) -> str:
+        """Return JSON that ``from_text`` reads back."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> "LiveSpec":
+        """Rebuild a spec from what ``to_text`` gave."""
+        value = json.loads(text)
+        prompts = tuple((str(t), float(w)) for t, w in value.pop("prompts"))
+        return cls(prompts=prompts, **value)
+
+
+def prompt_parts(message: SessionStart | InteractionEvent) -> tuple[tuple[str, float], ...]:
+    """Return the blend a message asks for as ``(text, weight)``."""
+    if message.prompts is not None:
+        return tuple((part.text, part.weight) for part in message.prompts)
+    assert message.prompt is not None, "parse lets exactly one of them through"
+    return ((message.prompt, 1.0),)
+
+
+def choose_codec(wire_format: str, codec: str | None) -> CodecName | ErrorMessage:
+    """Return the codec a format is encoded with; JPEG pictures go with format jpeg alone."""
+    wanted = codec or ("jpeg" if wire_format == "jpeg" else "h264")
+    allowed: tuple[str, ...] = ("h264", "vp8", "av1")
+    if wire_format == "jpeg":
+        allowed = ("jpeg",)
+    elif wire_format == "m4s":
+        allowed = _MP4_CODECS
+    if wanted in allowed:
+        return cast(CodecName, wanted)
+    return ErrorMessage(
+        code="unsupported_codec",
+        message=f"codec {wanted} with format {wire_format}; it goes with {', '.join(allowed)}",
+        param="codec",
+    )
+
+
+def choose(
+    start: SessionStart, card: ModelCard, draw_seed: Callable[[], int]
+) -> LiveSpec | ErrorMessage:
+    """Check a start against what its model can do.
+
+    Args:
+        start: As the client sent it.
+        card: Of the model it names.
+        draw_seed: Gives a seed when the client names none.
+    """
+    size = card.sizes[0]
+    if start.width is not None and start.height is not None:
+        size = (start.width, start.height)
+    if size not in card.sizes:
+        return ErrorMessage(
+            code="unsupported_size",
+            message=f"size {size[0]}x{size[1]}; {card.name} makes {card.sizes_text()}",
+            param="width",
+        )
+    fps = card.fps[0] if start.fps is None else start.fps
+    if fps not in card.fps:
+        allowed = ", ".join(str(rate) for rate in card.fps)
+        return ErrorMessage(
+            code="unsupported_fps", message=f"fps {fps}; {card.name} makes {allowed}", param="fps"
+        )
+    if start.num_inference_steps is not None and start.num_inference_steps > card.max_steps:
+        return ErrorMessage(
+            code="invalid_value",
+            message=f"num_inference_steps is {start.num_inference_steps}; {card.name} takes 1 to {card.max_steps}",
+            param="num_inference_steps",
+        )
+    codec = choose_codec(start.format, start.codec)
+    if isinstance(codec, ErrorMessage):
+        return codec
+    if start.image is not None:
+        refusal = _check_image(start.image, card)
+        if refusal is not None:
+            return refusal
+    return LiveSpec(
+        model=card.name,
+        prompts=prompt_parts(start),
+        seed=draw_seed() if start.seed is None else start.seed,
+        width=size[0],
+        height=size[1],
+        fps=fps,
+        num_frames=start.num_frames,
+        num_steps=start.num_inference_steps,
+        pacing=start.pacing,
+        codec=codec,
+        image=start.image,
+    )
+
+
+def _check_image(image: str, card: ModelCard) -> ErrorMessage | None:
+    if not card.start_image:
+        return ErrorMessage(
+            code="not_supported",
+            message=f"a start image; {card.name} cannot begin from a picture, leave image out",
+            param="image",
+        )
+    try:
+        with Image.open(
+            io.BytesIO(base64.b64decode(image, validate=True)), formats=("PNG", "JPEG", "WEBP")
+        ) as picture:
+            pixels = picture.width * picture.height
+            if pixels <= _MAX_IMAGE_PIXELS:
+                picture.load()
+                return None
+            seen = f"a picture of {pixels} pixels; at most {_MAX_IMAGE_PIXELS} are allowed"
+    except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        seen = f"{len(image)} characters; base64 of a PNG, JPEG or WebP picture is allowed"
+    return ErrorMessage(code="invalid_image", message=f"image is {seen}", param="image")
