@@ -1,0 +1,38 @@
+"""The rows of one tick, joined into tensors.
+
+Everything a denoising loop needs is in the batch when it starts; which sessions the rows belong to
+it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.kv import KVView
+from models.sampler import Schedule
+from models.transformer import PromptKV
+
+Draw = Callable[[int], Tensor]
+"""Noise of a step, ``[B, F, C, H, W]`` float32: 0 is where the chunk starts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkBatch:
+    """One chunk for each of B rows, all of the same shape and schedule.
+
+    Attributes:
+        kv: What each row writes and attends to in every pass.
+        prompt: Keys and values of each row's prompt.
+        schedule: Timesteps and sigmas of the steps.
+        draw: Noise by step.
+        context_timestep: Of the clean pass; None leaves it out.
+    """
+
+    kv: KVView
+    prompt: PromptKV
+    schedule: Schedule
+    draw: Draw
+    context_timestep: float | None

@@ -1,0 +1,74 @@
+"""Few-step denoising: noise in, one clean latent chunk per row out.
+
+The loop knows nothing of texts, pages or deadlines: the scheduler has chosen the rows and
+``ChunkBatch`` holds every input. It takes no decision from a tensor's value.
+
+Sampler: re-noise to the next sigma after each clean estimate, as in Self Forcing (Huang et al.
+2025, arXiv:2506.08009), on the straight path ``x_s = (1 - s) * x0 + s * noise`` of rectified flow
+(Liu et al. 2022, arXiv:2209.03003).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.batch import ChunkBatch
+from models.kv import KVView
+from models.sampler import renoise, x0_from_velocity
+from models.transformer import PromptKV
+
+
+class Network(Protocol):
+    """The transformer, or whatever replays it."""
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt: PromptKV, kv: KVView) -> Tensor:
+        """Predict the velocity ``[B, F, C, H, W]``."""
+        ...
+
+
+class Trace(Protocol):
+    """Watches a loop's intermediate tensors; the parity suite is one."""
+
+    def __call__(self, name: str, step: int, value: Tensor) -> None:
+        """Take ``flow`` or ``x0`` of a step; the clean pass is the step after the last."""
+        ...
+
+
+def denoise(network: Network, batch: ChunkBatch, trace: Trace | None = None) -> Tensor:
+    """Denoise one chunk for every row of ``batch`` and leave its clean keys in the cache.
+
+    Args:
+        network: Predicts velocity, noise - x0.
+        batch: Rows to denoise.
+        trace: Called after every pass.
+
+    Returns:
+        Clean latents ``[B, F, C, H, W]`` float32.
+    """
+    noisy = batch.draw(0)
+    clean = noisy
+    steps = list(zip(batch.schedule.timesteps, batch.schedule.sigmas, strict=True))
+    for step, (timestep, sigma) in enumerate(steps):
+        if step > 0:
+            noisy = renoise(clean, batch.draw(step), sigma)
+        flow = network(noisy, _times(noisy, timestep), batch.prompt, batch.kv)
+        clean = x0_from_velocity(noisy, flow, sigma)
+        if trace is not None:
+            trace("flow", step, flow)
+            trace("x0", step, clean)
+
+    # The cache still holds keys of noisy tokens. One more pass overwrites them with keys of the
+    # frames that viewers see; the next chunk attends to these.
+    if batch.context_timestep is not None:
+        flow = network(clean, _times(clean, batch.context_timestep), batch.prompt, batch.kv)
+        if trace is not None:
+            trace("flow", len(steps), flow)
+    return clean
+
+
+def _times(latents: Tensor, timestep: float) -> Tensor:
+    """One timestep for every frame of every row, ``[B, F]``."""
+    return torch.full(latents.shape[:2], timestep, dtype=torch.float32, device=latents.device)

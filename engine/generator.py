@@ -1,0 +1,177 @@
+"""Makes latents for streams: opens them, recaches, denoises a chunk for several at once.
+
+It owns the pages and the memory behind them and runs the network; whose turn it is, what a prompt
+says and what latents look like as pixels it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.batch import ChunkBatch, Draw
+from engine.denoise import Network, Trace, denoise
+from engine.page_pool import PagePool
+from engine.recache import strategy_for
+from engine.stream import Stream
+from engine.window import PageTable
+from kernels.backend import Kernels
+from models.config import TransformerConfig
+from models.paged_kv import KVPool, PagedKV, RowPages
+from models.policy import CachePolicy
+from models.sampler import Schedule
+from models.transformer import PromptKV
+
+
+class Generator:
+    """The network with its cache.
+
+    Args:
+        network: Predicts velocities.
+        config: Its sizes.
+        policy: How its cache behaves.
+        pool: Memory of the keys and values.
+        kernels: Passed to the paged view; None is plain torch.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        config: TransformerConfig,
+        policy: CachePolicy,
+        pool: KVPool,
+        kernels: Kernels | None = None,
+    ) -> None:
+        self.pages = PagePool(pool.pages)
+        self.pool = pool
+        self.policy = policy
+        self._network = network
+        self._config = config
+        self._kernels = kernels
+        self._recache = strategy_for(policy)
+
+    def window_frames(self, total_latents: int | None) -> int:
+        """Return the latent frames of a stream's extent; a window without end needs its length."""
+        if self.policy.window_frames is not None:
+            return self.policy.window_frames
+        assert total_latents is not None, "a model without a window needs the stream's length"
+        return total_latents
+
+    def pages_for(self, latent_hw: tuple[int, int], total_latents: int | None) -> int:
+        """Return the pages that a stream takes."""
+        return self.window_frames(total_latents) * self._pages_per_frame(latent_hw)
+
+    def open(self, latent_hw: tuple[int, int], total_latents: int | None = None) -> Stream | None:
+        """Take a stream in; None when there are not enough pages."""
+        window = self.window_frames(total_latents)
+        table = PageTable.open(
+            self.pages,
+            window,
+            self.policy.sink_frames,
+            self._pages_per_frame(latent_hw),
+            self.policy.rope,
+        )
+        return None if table is None else Stream(table, latent_hw, kept_frames=window)
+
+    def close(self, stream: Stream) -> None:
+        """Give a stream's pages back."""
+        stream.table.close()
+
+    @torch.inference_mode()
+    def prefill(self, stream: Stream, latents: Tensor, prompt: PromptKV) -> None:
+        """Put given clean latents ``[1, F, C, H, W]`` at the start of a stream, block by block.
+
+        What does not fill a chunk comes first: the single frame of a start image, for example.
+        """
+        size = self.policy.chunk_frames
+        head = latents.shape[1] % size
+        for start in (*([0] if head else []), *range(head, latents.shape[1], size)):
+            block = latents[:, start : head if start < head else start + size]
+            stream.table.append(block.shape[1])
+            row = stream.table.row(block.shape[1])
+            self._clean_pass([stream], block, [row], prompt)
+            stream.extend(block.float())
+
+    @torch.inference_mode()
+    def chunk(
+        self,
+        streams: Sequence[Stream],
+        frames: int,
+        prompts: Sequence[PromptKV],
+        prompt_changed: Sequence[bool],
+        schedule: Schedule,
+        draw: Draw,
+        last: bool = False,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Make the next chunk of every stream.
+
+        Args:
+            streams: All of the same latent size.
+            frames: Latent frames of the chunk.
+            prompts: One for each stream.
+            prompt_changed: Whether each stream's window is to be rebuilt under a new prompt.
+            schedule: Steps of the sampler.
+            draw: Noise by step, for all rows.
+            last: No chunk follows for any of them, so the clean pass is left out.
+            trace: Watches the passes.
+
+        Returns:
+            Clean latents ``[B, frames, C, H, W]`` float32.
+        """
+        for stream, prompt, changed in zip(streams, prompts, prompt_changed, strict=True):
+            self.recache(stream, prompt, changed)
+        for stream in streams:
+            stream.table.append(frames)
+        clean = last or not self._recache.clean_pass
+        batch = ChunkBatch(
+            kv=self._view(streams[0], [stream.table.row(frames) for stream in streams]),
+            prompt=PromptKV.stack(prompts),
+            schedule=schedule,
+            draw=draw,
+            context_timestep=None if clean else self.policy.context_timestep,
+        )
+        latents = denoise(self._network, batch, trace)
+        for row, stream in enumerate(streams):
+            stream.extend(latents[row : row + 1])
+        return latents
+
+    @torch.inference_mode()
+    def recache(self, stream: Stream, prompt: PromptKV, prompt_changed: bool = True) -> None:
+        """Run the pass, if any, that the model's policy wants before the next chunk."""
+        plan = self._recache.plan(stream, prompt_changed)
+        if plan is not None:
+            self._clean_pass([stream], plan.latents, [plan.row], prompt, plan.block_causal)
+
+    def _clean_pass(
+        self,
+        streams: Sequence[Stream],
+        latents: Tensor,
+        rows: Sequence[RowPages],
+        prompt: PromptKV,
+        block_causal: int | None = None,
+    ) -> None:
+        view = self._view(streams[0], rows, block_causal)
+        times = torch.full(latents.shape[:2], self.policy.context_timestep, device=latents.device)
+        self._network(latents, times, prompt, view)
+
+    def _view(
+        self, stream: Stream, rows: Sequence[RowPages], block_causal: int | None = None
+    ) -> PagedKV:
+        return PagedKV(
+            self.pool,
+            rows,
+            self._config.grid(*stream.latent_hw),
+            self.policy.rope,
+            self._kernels,
+            block_causal,
+            # The recompute of a context is plain attention (as in the public implementations).
+            1.0 if block_causal is not None else self.policy.past_weight,
+        )
+
+    def _pages_per_frame(self, latent_hw: tuple[int, int]) -> int:
+        rows, columns = self._config.grid(*latent_hw)
+        assert rows * columns % self.pool.page_tokens == 0, (latent_hw, self.pool.page_tokens)
+        return rows * columns // self.pool.page_tokens
