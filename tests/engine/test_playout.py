@@ -1,0 +1,175 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.playout import Playout, StepGovernor
+
+FPS = 16.0
+
+
+def realtime(expected_s=0.15):
+    return Playout("realtime", FPS, 12, expected_s)
+
+
+def test_the_lead_is_chunk_plus_p95_plus_four_frames():
+    # TRANSPORT.md: g 0.375 s needs 22 frames, 0.675 s 26, 0.15 s 18 at 16 fps.
+    # (0.15 s is 2.4 frames, rounded up to 3: 19; the page rounds its own 18 down.)
+    assert realtime(0.375).lead_frames == 12 + 6 + 4
+    assert realtime(0.675).lead_frames == 12 + 11 + 4
+    assert realtime(0.15).lead_frames == 12 + 3 + 4
+
+
+def test_the_lead_follows_what_chunks_take():
+    playout = realtime(0.1)
+    for _ in range(40):
+        playout.made(12, 0.0, 0.5)
+    assert playout.lead_frames == 12 + 8 + 4
+
+
+def test_a_hopelessly_slow_device_does_not_make_the_lead_endless():
+    assert realtime(60.0).lead_frames == 36
+
+
+def test_the_first_chunk_needs_no_credit():
+    assert realtime().runnable_at(9) == -math.inf
+
+
+def test_the_clock_plays_for_a_viewer_that_never_acknowledges():
+    playout = realtime()
+    playout.made(9, 10.0, 0.2)
+    while playout.may_run(12, 10.0):
+        playout.made(12, 10.0, 0.2)
+    ahead = playout.generated
+    assert ahead + 12 > playout.lead_frames
+    due = playout.runnable_at(12)
+    assert due == pytest.approx(10.0 + (ahead + 12 - playout.lead_frames) / FPS)
+    assert not playout.may_run(12, due - 1e-6)
+    assert playout.may_run(12, due)
+
+
+def test_an_acknowledging_viewer_that_falls_silent_stops_generation():
+    playout = realtime()
+    playout.made(9, 0.0, 0.2)
+    playout.credit(0, 0.1)
+    playout.made(12, 0.2, 0.2)
+    assert playout.runnable_at(12) is None
+    assert not playout.may_run(12, 1e9)
+    playout.credit(20, 2.0)
+    assert playout.runnable_at(12) == 2.0
+
+
+def test_credit_for_frames_not_made_counts_as_all_that_were():
+    playout = realtime()
+    playout.made(9, 0.0, 0.2)
+    playout.credit(10**9, 1.0)
+    assert playout.deadline() == 1.0
+
+
+def test_credit_never_goes_back():
+    playout = realtime()
+    playout.made(9, 0.0, 0.2)
+    playout.credit(7, 1.0)
+    before = playout.deadline()
+    playout.credit(3, 2.0)
+    assert playout.deadline() == before
+
+
+def test_slack_is_media_left_and_negative_when_the_viewer_ran_dry():
+    playout = realtime()
+    assert playout.made(16, 0.0, 0.2) is None
+    assert playout.made(16, 0.25, 0.2) == pytest.approx(0.75)
+    assert playout.made(16, 2.5, 0.2) == pytest.approx(-0.5)
+    # It stood still for half a second, so it is dry at 3.5 s and not at 3.0 s.
+    assert playout.deadline() == pytest.approx(3.5)
+
+
+def test_a_pause_stops_the_clock():
+    playout = realtime()
+    playout.made(16, 0.0, 0.2)
+    playout.pause(0.5)
+    assert playout.runnable_at(12) is None
+    playout.play(10.5)
+    assert playout.deadline() == pytest.approx(11.0)
+
+
+def test_asap_runs_two_chunks_ahead_of_what_was_taken():
+    playout = Playout("asap", FPS, 12, 0.1)
+    playout.made(9, 0.0, 0.1)
+    assert playout.may_run(12, 0.0)
+    playout.made(12, 0.1, 0.1)
+    assert playout.runnable_at(12) is None
+    playout.credit(7, 0.2)  # the first chunk not yet whole
+    assert playout.runnable_at(12) is None
+    playout.credit(8, 0.3)
+    assert playout.may_run(12, 0.3)
+    assert playout.deadline() is None
+
+
+@given(
+    g=st.floats(0.02, 0.7),
+    ack_every=st.integers(1, 4),
+    delay=st.floats(0.0, 0.05),
+)
+def test_a_device_that_is_fast_enough_never_stalls_its_viewer(g, ack_every, delay):
+    """Simulates a viewer that presents at its rate and acknowledges a little late."""
+    playout = Playout("realtime", FPS, 12, g)
+    now, presented, first_shown = 0.0, -1, None
+    pending: list[tuple[float, int]] = []
+    busy_until: float | None = None
+    started = 0.0
+    stalls = 0
+    for tick in range(3000):
+        now = tick / 256
+        if first_shown is not None:
+            due = math.floor((now - first_shown) * FPS)
+            if due > presented:
+                if due < playout.generated:
+                    presented = due
+                    if presented % ack_every == 0:
+                        pending.append((now + delay, presented))
+                else:
+                    stalls += 1
+        while pending and pending[0][0] <= now:
+            playout.credit(pending.pop(0)[1], now)
+        if busy_until is not None and now >= busy_until:
+            frames = 9 if playout.generated == 0 else 12
+            playout.made(frames, now, now - started)
+            if first_shown is None:
+                first_shown = now + 0.06
+            busy_until = None
+        if busy_until is None and playout.may_run(12, now):
+            started, busy_until = now, now + g
+        ahead = playout.generated - (presented + 1)
+        assert ahead <= max(21, playout.lead_frames + ack_every + 4)
+    # The first, shorter chunk may be played before the second can be there.
+    if g < 9 / FPS - 0.06:
+        assert stalls == 0
+
+
+def test_one_late_chunk_costs_no_step_and_two_in_a_row_cost_one():
+    governor = StepGovernor(4, pinned=False)
+    governor.observe(-0.1, 0.2)
+    governor.observe(0.3, 0.2)
+    governor.observe(-0.1, 0.2)
+    assert governor.steps == 4
+    governor.observe(-0.1, 0.2)
+    assert governor.steps == 3
+
+
+def test_steps_come_back_when_there_is_time_and_never_fall_below_two():
+    governor = StepGovernor(4, pinned=False)
+    for _ in range(20):
+        governor.observe(-1.0, 0.2)
+    assert governor.steps == 2
+    for _ in range(16):
+        governor.observe(0.5, 0.2)
+    assert governor.steps == 4
+
+
+def test_pinned_steps_are_never_changed():
+    governor = StepGovernor(4, pinned=True)
+    for _ in range(20):
+        governor.observe(-1.0, 0.2)
+    assert governor.steps == 4

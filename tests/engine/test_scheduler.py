@@ -1,0 +1,132 @@
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.cost_table import CostTable, measure
+from engine.scheduler import Candidate, schedule, urgency
+
+SERIAL = CostTable({1: 0.1, 2: 0.2, 4: 0.4}, decode_s=0.01, recache_s=0.1)
+PARALLEL = CostTable({1: 0.1, 2: 0.11, 4: 0.12}, decode_s=0.01, recache_s=0.1)
+
+
+def live(name, deadline=None, **changes):
+    candidate = Candidate(name, "live", "realtime", deadline, 0.0, 0.0, 4, "group")
+    return replace(candidate, **changes)
+
+
+def asap(name, last_run=0.0):
+    return live(name, pacing="asap", last_run=last_run)
+
+
+def job(name, last_run=0.0):
+    return live(name, kind="job", pacing="asap", last_run=last_run)
+
+
+def pick(candidates, costs=SERIAL, now=0.0, max_batch=8):
+    output = schedule(candidates, costs, now, max_batch)
+    return None if output is None else output.session_ids
+
+
+def test_nothing_to_run_is_nothing():
+    assert pick([]) is None
+
+
+def test_the_viewer_that_runs_out_first_is_served_first():
+    assert pick([live("late", 5.0), live("soon", 2.0), live("later", 9.0)]) == ("soon",)
+
+
+def test_a_viewer_without_a_picture_counts_from_when_it_became_ready():
+    waiting = live("new", None, ready_since=3.0)
+    assert pick([live("full", 4.0), waiting]) == ("new",)
+    assert pick([live("dry", 2.0), waiting]) == ("dry",)
+
+
+def test_jobs_and_asap_streams_take_what_live_viewers_leave():
+    everyone = [job("j"), asap("a"), live("v", 99.0)]
+    assert pick(everyone) == ("v",)
+    assert pick(everyone[:2]) == ("a",)
+    assert pick(everyone[:1]) == ("j",)
+
+
+def test_equal_streams_take_turns():
+    last = dict.fromkeys("abcd", 0.0)
+    served = []
+    for turn in range(1, 41):
+        (name,) = pick([asap(name, at) for name, at in last.items()])
+        served.append(name)
+        last[name] = float(turn)
+    assert {served.count(name) for name in "abcd"} == {10}
+
+
+def test_a_batch_is_only_formed_where_the_measurement_says_it_pays():
+    four = [asap(name) for name in "abcd"]
+    assert pick(four, SERIAL) == ("a",)
+    assert pick(four, PARALLEL) == ("a", "b", "c", "d")
+    assert pick(four, PARALLEL, max_batch=2) == ("a", "b")
+    assert pick(four[:3], PARALLEL) == ("a", "b")
+
+
+def test_only_sessions_of_one_group_and_step_count_share_a_batch():
+    rows = [asap("a"), replace(asap("b"), steps=3), replace(asap("c"), group="other"), asap("d")]
+    assert pick(rows, PARALLEL) == ("a", "d")
+
+
+def test_a_viewer_is_not_made_to_stall_for_a_fuller_batch():
+    costs = CostTable({1: 0.1, 2: 0.18, 4: 0.3}, decode_s=0.0, recache_s=0.0)
+    crowd = [live("v", 0.6), *(asap(name) for name in "abc")]
+    assert pick(crowd, costs) == ("v",)
+    assert pick([replace(crowd[0], deadline=1.0), *crowd[1:]], costs) == ("v", "a")
+    assert pick([replace(crowd[0], deadline=9.0), *crowd[1:]], costs) == ("v", "a", "b", "c")
+    # It stalls anyway, so there is nothing to protect.
+    assert len(pick([replace(crowd[0], deadline=0.1), *crowd[1:]], costs)) == 4
+
+
+@st.composite
+def candidates(draw):
+    names = draw(st.lists(st.integers(0, 99), unique=True, max_size=9))
+    return [
+        Candidate(
+            str(name),
+            draw(st.sampled_from(["live", "job"])),
+            draw(st.sampled_from(["realtime", "asap"])),
+            draw(st.none() | st.floats(-5, 5)),
+            draw(st.floats(-5, 0)),
+            draw(st.floats(-5, 0)),
+            draw(st.integers(2, 4)),
+            draw(st.sampled_from(["x", "y"])),
+        )
+        for name in names
+    ]
+
+
+@given(candidates(), st.sampled_from([SERIAL, PARALLEL]), st.integers(1, 4))
+def test_the_most_urgent_session_always_runs_and_the_order_of_asking_is_nothing(rows, costs, most):
+    output = schedule(rows, costs, 0.0, most)
+    assert output == schedule(rows[::-1], costs, 0.0, most)
+    if not rows:
+        assert output is None
+        return
+    chosen = {row.session_id: row for row in rows if row.session_id in output.session_ids}
+    assert output.session_ids[0] == min(rows, key=urgency).session_id
+    assert 1 <= len(chosen) <= most
+    assert len({(row.group, row.steps) for row in chosen.values()}) == 1
+
+
+def test_costs_between_measured_sizes_are_those_of_the_next_larger():
+    assert PARALLEL.chunk_s(3, 4) == 5 * 0.12 + 3 * 0.01
+    assert SERIAL.chunk_s(8, 4) == 5 * 0.8 + 8 * 0.01
+
+
+def test_the_cost_table_is_measured_with_a_clock_and_forgets_outliers():
+    now = 0.0
+    spent = iter([9.0, 0.1, 5.0, 0.1, 9.0, 0.3, 0.3, 0.3, 0.02, 0.02, 0.02, 0.02, 1, 1, 1, 1])
+
+    def work(*_):
+        nonlocal now
+        now += next(spent)
+
+    table = measure(work, work, work, (1, 2), lambda: now)
+    assert {size: round(s, 9) for size, s in table.pass_s.items()} == {1: 0.1, 2: 0.3}
+    assert round(table.decode_s, 9) == 0.02
+    assert round(table.recache_s, 9) == 1.0
