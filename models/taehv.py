@@ -162,9 +162,9 @@ class Taehv(nn.Module):
         return 4 * latent_frames - (self.config.frames_to_trim if first else 0)
 
     def state_bytes(self, height: int, width: int) -> int:
-        """Return the decoder state of one stream in bytes, for latent ``height`` x ``width``."""
+        """Return the decoder state of one stream in bytes, at ``height x width`` pixels."""
         size = next(self.parameters()).element_size()
-        return size * self.config.decoder_state_elements(height, width)
+        return size * self.config.decoder_state_elements(height // 8, width // 8)
 
     def decode_raw(self, latents: Tensor, state: Memory | None) -> tuple[Tensor, Memory]:
         """Decode without clamp and without dropping the first frames.

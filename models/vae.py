@@ -54,6 +54,11 @@ class VaeConfig:
         """Pixel frames by which the first latent falls short of the others."""
         return 2 ** sum(self.temporal) - 1
 
+    def decoder_state_elements(self, height: int, width: int) -> int:
+        """Count the numbers one stream's decoder remembers (latent ``height`` x ``width``)."""
+        shapes = decoder_state_shapes(self, height, width)
+        return sum(torch.Size(shape).numel() for shape in shapes)
+
 
 class _Stream:
     """Deals out the memory of one call: each layer takes its old part, leaves its new one."""
@@ -281,9 +286,9 @@ class WanVae(nn.Module):
         return (trim + 1) * latent_frames - (trim if first else 0)
 
     def state_bytes(self, height: int, width: int) -> int:
-        """Return the decoder state of one stream in bytes, for latent ``height`` x ``width``."""
-        shapes = decoder_state_shapes(self.config, height, width)
-        return self.conv2.weight.element_size() * sum(torch.Size(s).numel() for s in shapes)
+        """Return the decoder state of one stream in bytes, at ``height x width`` pixels."""
+        size = self.conv2.weight.element_size()
+        return size * self.config.decoder_state_elements(height // 8, width // 8)
 
     def decode(self, latents: Tensor, state: Memory | None = None) -> tuple[Tensor, Memory]:
         """Decode the next latents of a stream.
