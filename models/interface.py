@@ -14,7 +14,7 @@ from torch import Tensor
 from models.transformer import CausalWan
 
 if TYPE_CHECKING:
-    from models.registry import ModelEntry
+    from models.entry import ModelEntry
 
 __all__ = ["CodecState", "LoadedModel", "TextEncoder", "VideoCodec"]
 
