@@ -1,0 +1,109 @@
+"""Command line of training: ``python -m models.train STAGE``; see README of this folder for the stages.
+
+Stages: ``tokenizer``, ``autoencoder``, ``teacher``, ``initialise``, ``distil``, ``all`` of them in
+order, ``classifier`` (for the evaluator), ``export`` (weights and card for the bundled model) and
+``evaluate``, which has options of its own.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from models.train.recipe import RECIPES
+from models.train.run_folder import TrainingError
+from models.train.stages import ORDER, Run, run_stages
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
+
+    Raises:
+        TrainingError: the device asked for is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError(
+            f"--device {name} was asked for and this torch ({torch.__version__}) sees no GPU; "
+            "use --device cpu, or install a CUDA build of torch"
+        )
+    return torch.device(name)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of the training stages."""
+    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
+    parser.add_argument("stages", nargs="+", choices=[*ORDER, "all", "classifier", "export"])
+    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="tiny")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="STAGE=SECONDS",
+        help="end a stage after this much work; may be repeated",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("models/weights/longtake-tiny"), help="export folder"
+    )
+    parser.add_argument(
+        "--student",
+        choices=("distil", "initialise", "teacher"),
+        default="distil",
+        help="which stage's network export takes",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; returns the exit status."""
+    if argv and argv[0] == "evaluate":
+        from models.train.evaluate import main as evaluate
+
+        return evaluate(list(argv[1:]))
+    options = parse(argv)
+    try:
+        recipe = RECIPES[options.recipe]()
+        for text in options.budget:
+            stage, _, seconds = text.partition("=")
+            try:
+                recipe = recipe.within(stage, float(seconds))
+            except (AttributeError, TypeError, ValueError) as error:
+                raise TrainingError(
+                    f"--budget {text!r}; it is STAGE=SECONDS with a stage that trains "
+                    "(autoencoder, teacher, initialise, distil), such as teacher=600"
+                ) from error
+        run = Run(
+            options.run,
+            recipe,
+            pick_device(options.device),
+            time.monotonic,
+            options.compile,
+            options.quiet,
+        )
+        names = tuple(
+            name for stage in options.stages for name in (ORDER if stage == "all" else (stage,))
+        )
+        if "export" in names:
+            from models.train.export import export
+
+            names = tuple(name for name in names if name != "export")
+            run_stages(run, names)
+            export(run, options.student, options.out)
+        else:
+            run_stages(run, names)
+    except TrainingError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""The numbers of a training run, in one frozen value; the stages hold none of their own.
+
+``tiny`` makes the bundled model, ``smoke`` walks every stage in seconds on a CPU, and
+``wan_dry_run`` proves that the same stages take the layout of a Wan checkpoint.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from models.config import TransformerConfig
+from models.sampler import Sampler
+from models.taehv import TaehvConfig
+from models.text_encoder import TextEncoderConfig
+from models.train.run_folder import StageLimits
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderRecipe:
+    """Autoencoder stage: batches of clips of ``frames`` (1 + 4k) pixel frames."""
+
+    limits: StageLimits
+    batch: int
+    frames: int = 17
+    peak: float = 1.5e-3
+    latent_noise: float = 0.12
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """How many window items are held, how many are made at a time, and how often a batch is renewed."""
+
+    held: int
+    at_once: int
+    refresh_every: int
+    switch_share: float = 0.4
+    far_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRecipe:
+    """Diffusion forcing: independent noise per chunk, block-causal; and whole windows, bidirectional."""
+
+    limits: StageLimits
+    batch: int
+    peak: float = 1.2e-3
+    bidirectional_share: float = 0.35
+    clean_share: float = 0.4
+    context_jitter: float = 0.03
+    prompt_dropout: float = 0.1
+    shift: float = 3.0
+    decay: float = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class InitialiseRecipe:
+    """Causal initialisation of the student from the teacher's ODE trajectories (CausVid)."""
+
+    limits: StageLimits
+    batch: int
+    ode_steps: int = 12
+    guidance: float = 2.0
+    peak: float = 3e-4
+    decay: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class DistilRecipe:
+    """Self-rollout distillation with distribution matching."""
+
+    limits: StageLimits
+    batch: int
+    min_chunks: int = 4
+    max_chunks: int = 9
+    steps_choices: tuple[int, ...] = (4, 4, 2, 2, 1)
+    guidance: float = 2.0
+    critic_updates: int = 4
+    critic_peak: float = 1.5e-4
+    peak: float = 6e-5
+    decay: float = 0.99
+    switch_share: float = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything a run needs to be repeated, apart from the device."""
+
+    name: str
+    transformer: TransformerConfig
+    codec: TaehvConfig
+    text: TextEncoderConfig
+    width: int
+    height: int
+    fps: int
+    sampler: Sampler
+    autoencoder: AutoencoderRecipe
+    data: DataRecipe
+    teacher: TeacherRecipe
+    initialise: InitialiseRecipe
+    distil: DistilRecipe
+    classifier_steps: int = 3000
+    vocabulary: int = 512
+    seed: int = 1
+    window_frames: int = 12
+    sink_frames: int = 3
+    chunk_frames: int = 3
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens of a latent frame, (rows, columns)."""
+        return self.height // 16, self.width // 16
+
+    def within(self, stage: str, budget_s: float) -> "Recipe":
+        """The same recipe with ``stage`` bounded to ``budget_s`` seconds."""
+        part = getattr(self, stage)
+        return replace(
+            self, **{stage: replace(part, limits=replace(part.limits, budget_s=budget_s))}
+        )
+
+
+def tiny() -> Recipe:
+    """The bundled model ``longtake-tiny``: 160x96 at 16 frames a second, 12-frame window."""
+    return Recipe(
+        name="tiny",
+        transformer=TransformerConfig(
+            dim=384,
+            ffn_dim=1024,
+            num_heads=6,
+            num_layers=9,
+            text_dim=192,
+            text_len=48,
+            freq_dim=256,
+        ),
+        codec=TaehvConfig(decoder_widths=(128, 64, 32, 32), encoder_width=48),
+        text=TextEncoderConfig(
+            vocab_size=512,
+            dim=192,
+            dim_attn=192,
+            dim_ffn=384,
+            num_heads=3,
+            num_layers=3,
+            text_len=48,
+        ),
+        width=160,
+        height=96,
+        fps=16,
+        sampler=Sampler(shift=3.0, steps=(1000.0, 750.0, 500.0, 250.0), warp=True),
+        autoencoder=AutoencoderRecipe(StageLimits(4000, 210.0), batch=32),
+        data=DataRecipe(held=16384, at_once=64, refresh_every=8),
+        teacher=TeacherRecipe(StageLimits(6000, 420.0), batch=256),
+        initialise=InitialiseRecipe(StageLimits(300, 60.0), batch=128),
+        distil=DistilRecipe(StageLimits(1200, 330.0), batch=64),
+    )
+
+
+def smoke() -> Recipe:
+    """Every stage in seconds on a CPU, with widths that learn nothing worth seeing."""
+    few = StageLimits(2)
+    full = tiny()
+    return replace(
+        full,
+        name="smoke",
+        transformer=replace(full.transformer, dim=48, ffn_dim=64, num_heads=2, num_layers=2),
+        codec=TaehvConfig(decoder_widths=(8, 8, 8, 8), encoder_width=8),
+        text=replace(full.text, num_layers=1),
+        width=64,
+        height=32,
+        autoencoder=AutoencoderRecipe(few, batch=2, frames=5),
+        data=DataRecipe(held=4, at_once=2, refresh_every=1),
+        teacher=TeacherRecipe(StageLimits(21), batch=2),
+        initialise=InitialiseRecipe(StageLimits(5), batch=2, ode_steps=4),
+        distil=DistilRecipe(StageLimits(3), batch=2, max_chunks=5, critic_updates=1),
+    )
+
+
+def wan_dry_run() -> Recipe:
+    """The layout of a Wan checkpoint (30 layers, head size 128, 4-step warped schedule), narrow."""
+    base = smoke()
+    return replace(
+        base,
+        name="wan-dry-run",
+        transformer=replace(base.transformer, dim=256, ffn_dim=512, num_heads=2, num_layers=30),
+        sampler=Sampler(shift=5.0, steps=(1000.0, 750.0, 500.0, 250.0), warp=True),
+    )
+
+
+RECIPES = {"tiny": tiny, "smoke": smoke, "wan-dry-run": wan_dry_run}

@@ -1,0 +1,143 @@
+"""The student makes its own context: a differentiable self-rollout through the KV cache.
+
+As in Self Forcing (Huang et al. 2025, arXiv:2506.08009): chunk after chunk from noise, each ending
+at a randomly drawn step of its schedule, with gradients through that step only; the clean pass and
+everything the cache holds carry none. A prompt may change on the way: then the window's keys are
+rebuilt from its clean latents under the new prompt, as the engine does.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.kv import DenseKV
+from models.policy import CachePolicy
+from models.sampler import Sampler
+from models.train.recipe import Recipe
+from models.transformer import CausalWan, PromptKV
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one rollout does.
+
+    Attributes:
+        chunks: How many chunks it makes.
+        graded: Gradients flow through the chunks from this index on.
+        switch: Chunk from which the second prompt holds; None for no change.
+        steps: Denoising steps of the schedule.
+    """
+
+    chunks: int
+    graded: int
+    switch: int | None
+    steps: int
+
+
+def _step(
+    network: CausalWan,
+    latents: Tensor,
+    timestep: float,
+    prompt: PromptKV,
+    cache: DenseKV,
+    keep: bool,
+) -> Tensor:
+    times = torch.full(latents.shape[:2], timestep, device=latents.device)
+    view = cache.view(latents.shape[1], keep=keep)
+    flow: Tensor = network(latents, times, prompt, view)
+    return flow.float()
+
+
+def rebuild(
+    network: CausalWan,
+    chunks: Sequence[Tensor],
+    prompt: PromptKV,
+    policy: CachePolicy,
+    fresh: DenseKV,
+) -> DenseKV:
+    """Fill the empty cache ``fresh`` with what the next chunk will see, under ``prompt``.
+
+    Positions are window-relative, so the result is the cache of a stream that consists of
+    the attended frames alone.
+    """
+    made = sum(chunk.shape[1] for chunk in chunks)
+    seen = policy.attended(made + policy.chunk_frames)[: -policy.chunk_frames]
+    frames = torch.cat(list(chunks), dim=1)[:, list(seen)]
+    for part in frames.split(policy.chunk_frames, dim=1):
+        _step(network, part, policy.context_timestep, prompt, fresh, keep=True)
+    return fresh
+
+
+def self_rollout(
+    network: CausalWan,
+    make_cache: Callable[[], DenseKV],
+    policy: CachePolicy,
+    sampler: Sampler,
+    plan: Plan,
+    prompts: tuple[PromptKV, PromptKV],
+    shape: tuple[int, int, int, int],
+    generator: torch.Generator,
+) -> list[Tensor]:
+    """Generate ``plan.chunks`` chunks.
+
+    Args:
+        network: The student.
+        make_cache: Makes an empty cache.
+        policy: Window and sink.
+        sampler: The schedule.
+        plan: Length, gradients, switch and steps.
+        prompts: Keys and values of the first and the second prompt.
+        shape: ``(B, C, H, W)`` of a latent frame.
+        generator: Of the noise and of the exits, on the latents' device.
+
+    Returns:
+        Chunks ``[B, F, C, H, W]`` in float32; those from ``plan.graded`` on carry gradients.
+    """
+    batch, *frame = shape
+    device = generator.device
+
+    def draw() -> Tensor:
+        return torch.randn(batch, policy.chunk_frames, *frame, generator=generator, device=device)
+
+    chunks: list[Tensor] = []
+    prompt, cache = prompts[0], make_cache()
+    for index in range(plan.chunks):
+        if index == plan.switch:
+            prompt = prompts[1]
+            with torch.no_grad():
+                past = [chunk.detach() for chunk in chunks]
+                cache = rebuild(network, past, prompt, policy, make_cache())
+        schedule = sampler.schedule(plan.steps, index)
+        count = len(schedule.sigmas)
+        graded = index >= plan.graded
+        leave = count - 1
+        if graded:
+            leave = int(torch.randint(count, (), generator=generator, device=device))
+        x = clean = draw()
+        for step in range(leave + 1):
+            with torch.set_grad_enabled(graded and step == leave):
+                flow = _step(network, x, schedule.timesteps[step], prompt, cache, keep=False)
+                clean = x - schedule.sigmas[step] * flow
+            if step < leave:
+                sigma = schedule.sigmas[step + 1]
+                x = (1.0 - sigma) * clean + sigma * draw()
+        chunks.append(clean)
+        if index + 1 < plan.chunks:
+            with torch.no_grad():
+                _step(network, clean.detach(), policy.context_timestep, prompt, cache, keep=True)
+    return chunks
+
+
+def policy_of(recipe: Recipe) -> CachePolicy:
+    """The cache policy the model is trained for and served with."""
+    return CachePolicy(
+        window_frames=recipe.window_frames,
+        sink_frames=recipe.sink_frames,
+        rope="window",
+        chunk_frames=recipe.chunk_frames,
+        context_timestep=0.0,
+        recache="block_causal",
+        keep_sink_on_recache=False,
+    )

@@ -1,0 +1,193 @@
+"""The order of a training run: what each stage needs, makes and leaves in the run folder.
+
+Every stage reads what earlier ones finished and writes one ``finished.safetensors``; so a run can be
+stopped anywhere, started again, or continued on another machine with the folder copied.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from models.taehv import Taehv
+from models.tokenizer import SentencePieceTokenizer
+from models.train.autoencoder import to_channels_last, train_autoencoder
+from models.train.captions import train_tokenizer
+from models.train.denoiser import Denoiser
+from models.train.distil import train_distil
+from models.train.footage import Footage
+from models.train.initialise import train_initialise
+from models.train.recipe import Recipe
+from models.train.run_folder import Clock, Stage, StageLimits, TrainingError, save_weights
+from models.train.teacher import train_teacher
+from models.train.windows import WindowStore
+
+ORDER = ("tokenizer", "autoencoder", "teacher", "initialise", "distil")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder, its recipe and where it computes."""
+
+    folder: Path
+    recipe: Recipe
+    device: torch.device
+    clock: Clock
+    compiled: bool = False
+    quiet: bool = False
+
+    def stage(self, name: str, limits: StageLimits) -> Stage:
+        """Open a stage of this run."""
+        return Stage(self.folder, name, limits, self.clock, quiet=self.quiet)
+
+    def finished(self, stage: str) -> Path:
+        """Where ``stage`` leaves its weights."""
+        return self.folder / stage / "finished.safetensors"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The sentencepiece model."""
+        return self.folder / "tokenizer" / "tokenizer.model"
+
+    def load(self, module: nn.Module, stage: str) -> None:
+        """Fill ``module`` with what ``stage`` finished.
+
+        Raises:
+            TrainingError: the stage has not been run, or its file is of another recipe.
+        """
+        path = self.finished(stage)
+        if not path.exists():
+            raise TrainingError(
+                f"{path} is missing; this stage starts from the {stage} stage; "
+                f"run `python -m models.train {stage} --run {self.folder}` first"
+            )
+        try:
+            module.load_state_dict(load_file(path, device=str(self.device)))
+        except Exception as error:
+            raise TrainingError(
+                f"{path} does not fit the recipe {self.recipe.name!r} ({error}); "
+                "use the recipe it was trained with, or another --run folder"
+            ) from error
+
+
+def run_tokenizer(run: Run) -> None:
+    """Train the sentencepiece model on the captions."""
+    train_tokenizer(run.tokenizer_file, run.recipe.vocabulary, run.recipe.seed)
+
+
+def run_autoencoder(run: Run) -> None:
+    """Train the autoencoder on renders."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed)
+    codec = Taehv(recipe.codec)
+    footage = Footage(recipe, run.device, recipe.seed + 101)
+    finished = train_autoencoder(
+        run.stage("autoencoder", recipe.autoencoder.limits),
+        recipe.autoencoder,
+        codec,
+        lambda: footage.clips(recipe.autoencoder.batch, recipe.autoencoder.frames),
+        run.device,
+        compiled=run.compiled,
+    )
+    save_weights(run.finished("autoencoder"), finished.state_dict(), torch.float32)
+
+
+def window_store(run: Run) -> WindowStore:
+    """Fill a store of window items: renders, encoded by the finished autoencoder."""
+    recipe = run.recipe
+    if not run.tokenizer_file.exists():
+        raise TrainingError(
+            f"{run.tokenizer_file} is missing; "
+            f"run `python -m models.train tokenizer --run {run.folder}` first"
+        )
+    codec = Taehv(recipe.codec)
+    run.load(codec, "autoencoder")
+    to_channels_last(codec, run.device)
+    tokenizer = SentencePieceTokenizer.from_file(run.tokenizer_file)
+    footage = Footage(recipe, run.device, recipe.seed + 202)
+    store = WindowStore(
+        recipe.data.held, lambda: footage.items(recipe.data.at_once, codec, tokenizer)
+    )
+    store.fill(quiet=run.quiet)
+    return store
+
+
+def run_teacher(run: Run, store: WindowStore) -> None:
+    """Train the many-step teacher."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed + 1)
+    denoiser = Denoiser(recipe, run.device)
+    denoiser.text.init_weights()
+    nn.init.zeros_(denoiser.transformer.head.head.weight)
+
+    def renew(step: int) -> None:
+        if recipe.data.refresh_every and step % recipe.data.refresh_every == 0:
+            store.refresh()
+
+    finished = train_teacher(
+        run.stage("teacher", recipe.teacher.limits),
+        recipe,
+        denoiser,
+        store,
+        run.device,
+        compiled=run.compiled,
+        on_tick=renew,
+    )
+    save_weights(run.finished("teacher"), finished.state_dict(), torch.float32)
+
+
+def run_initialise(run: Run, store: WindowStore) -> None:
+    """Make the student from the teacher's trajectories."""
+    teacher, student = (Denoiser(run.recipe, run.device) for _ in range(2))
+    run.load(teacher, "teacher")
+    run.load(student, "teacher")
+    finished = train_initialise(
+        run.stage("initialise", run.recipe.initialise.limits),
+        run.recipe,
+        teacher,
+        student,
+        store,
+        run.device,
+    )
+    save_weights(run.finished("initialise"), finished.state_dict(), torch.float32)
+
+
+def run_distil(run: Run, store: WindowStore) -> None:
+    """Distil the student by self-rollout."""
+    teacher, student = (Denoiser(run.recipe, run.device) for _ in range(2))
+    run.load(teacher, "teacher")
+    run.load(student, "initialise")
+    finished = train_distil(
+        run.stage("distil", run.recipe.distil.limits),
+        run.recipe,
+        teacher,
+        student,
+        store,
+        run.device,
+        compiled=run.compiled,
+    )
+    save_weights(run.finished("distil"), finished.state_dict(), torch.float32)
+
+
+WITH_STORE: dict[str, Callable[[Run, WindowStore], None]] = {
+    "teacher": run_teacher,
+    "initialise": run_initialise,
+    "distil": run_distil,
+}
+"""Stages that train on windows, and so share one store when they run one after the other."""
+
+
+def run_stages(run: Run, names: tuple[str, ...]) -> None:
+    """Run the named stages in order."""
+    store: WindowStore | None = None
+    for name in names:
+        if name == "tokenizer":
+            run_tokenizer(run)
+        elif name == "autoencoder":
+            run_autoencoder(run)
+        else:
+            store = store or window_store(run)
+            WITH_STORE[name](run, store)

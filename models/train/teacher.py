@@ -1,0 +1,108 @@
+"""Stage 2: the many-step teacher, by diffusion forcing on windows.
+
+Most batches are block-causal with an independent noise level per chunk and a share of chunks clean,
+which is what streaming asks for: clean context, noisy chunk. The others are whole windows at one level
+with no mask, so that the same network can also score a finished window for the distillation.
+Rectified flow (Liu et al. 2022, arXiv:2209.03003): the target is ``noise - x0``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.tokenizer import END_ID
+from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, shifted
+from models.train.optimise import Average, Optimiser
+from models.train.recipe import Recipe, TeacherRecipe
+from models.train.run_folder import Stage
+from models.train.windows import CHUNKS, WindowBatch, WindowStore
+
+
+def chunk_levels(
+    batch: WindowBatch, recipe: TeacherRecipe, *, causal: bool, generator: torch.Generator
+) -> Tensor:
+    """Draw noise levels ``[B, chunks]``: 0 for given chunks, at least one asked chunk noisy."""
+    rows = batch.first.shape[0]
+    device = batch.first.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    index = torch.arange(CHUNKS, device=device)
+    asked = index >= batch.first[:, None]
+    if not causal:
+        return shifted(uniform(rows, 1), recipe.shift) * asked
+    level = shifted(uniform(rows, CHUNKS), recipe.shift)
+    noisy = uniform(rows, CHUNKS) >= recipe.clean_share
+    # One asked chunk is always noisy, or the row would teach nothing.
+    span = (CHUNKS - batch.first).float()
+    surely = batch.first + (uniform(rows) * span).long().clamp(max=CHUNKS - 1)
+    noisy |= index == surely.clamp(max=CHUNKS - 1)[:, None]
+    return level * (noisy & asked)
+
+
+def train_teacher(
+    stage: Stage,
+    recipe: Recipe,
+    denoiser: Denoiser,
+    store: WindowStore,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    on_tick: Callable[[int], None] = lambda step: None,
+) -> Denoiser:
+    """Train ``denoiser`` in place on windows of ``store``; returns its average."""
+    part = recipe.teacher
+    generator = torch.Generator(device).manual_seed(recipe.seed + 11)
+    optimiser = Optimiser([denoiser], part.peak, muon=True)
+    average = Average(denoiser, part.decay)
+    if (saved := stage.resume(device)) is not None:
+        denoiser.load_state_dict(saved["denoiser"])
+        average.load_state_dict(saved["average"])
+        optimiser.load_state_dict(saved["optimiser"])
+
+    def payload() -> dict[str, Any]:
+        return {
+            "denoiser": denoiser.state_dict(),
+            "average": average.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        }
+
+    def loss_of(
+        noisy: Tensor, sigma: Tensor, target: Tensor, ids: Tensor, mask: Tensor, causal: bool
+    ) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            flow = denoiser.velocity(noisy, sigma, denoiser.context(ids, mask), causal=causal)
+        error = (flow.float() - target).square().mean(dim=(2, 3, 4))
+        asked = (sigma > 0).float()
+        return (error * asked).sum() / asked.sum()
+
+    run = torch.compile(loss_of) if compiled else loss_of
+    total = {True: 0.0, False: 0.0}
+    for tick in stage.ticks(payload):
+        on_tick(tick.step)
+        batch = store.sample(part.batch, generator)
+        causal = tick.step % 20 >= round(20 * part.bidirectional_share)
+        levels = chunk_levels(batch, part, causal=causal, generator=generator)
+        sigma = per_frame(levels, recipe.chunk_frames)
+        clean = batch.latents
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        # A stream's context is the network's own, not an encoder's; a little jitter says so early.
+        jitter = torch.randn(clean.shape, generator=generator, device=device)
+        context = clean + part.context_jitter * jitter * (sigma == 0)[:, :, None, None, None]
+        drop = torch.rand(part.batch, generator=generator, device=device) < part.prompt_dropout
+        ids, mask = drop_prompts(batch.ids, batch.mask, drop, END_ID)
+        loss = run(add_noise(context, noise, sigma), sigma, noise - clean, ids, mask, causal)
+        loss.backward()
+        norm = optimiser.step(tick.progress)
+        average.update(denoiser)
+        if tick.step % 20 in (0, 19):
+            total[causal] = loss.item()
+            if tick.step % 20 == 19:
+                stage.report(causal=total[True], bidirectional=total[False], norm=norm.item())
+    stage.draw_curve(("causal", "bidirectional"))
+    finished = average.module
+    assert isinstance(finished, Denoiser)
+    return finished
