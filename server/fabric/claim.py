@@ -73,9 +73,10 @@ _UPDATE = Script(
 _PUBLISH = Script(
     """
     if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return false end
-    local record_words = tonumber(ARGV[4])
-    redis.call('HSET', KEYS[1], 'takeovers', 0, unpack(ARGV, 5, 4 + record_words))
-    local id = redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', unpack(ARGV, 5 + record_words))
+    local words = tonumber(ARGV[4])
+    if words > 0 then redis.call('HSET', KEYS[1], unpack(ARGV, 6, 5 + words)) end
+    if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'takeovers', 0) end
+    local id = redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', unpack(ARGV, 6 + words))
     redis.call('PEXPIRE', KEYS[2], ARGV[3])
     return id
     """
@@ -155,22 +156,24 @@ class Claim:
         fields: Mapping[str, Word],
         maxlen: int,
         expire_ms: int,
+        progress: bool = True,
     ) -> str | None:
         """Add an entry to a capped stream and write record fields, both or neither.
 
         Args:
             stream: Key of the stream.
             entry: The entry's fields.
-            fields: At least one field of the record; counts as progress.
+            fields: Fields of the record.
             maxlen: Entries the stream keeps, exactly.
             expire_ms: How long the stream lives after its last entry.
+            progress: Whether to forget earlier takeovers.
 
         Returns:
             The entry's id, or None when another worker owns the record now.
         """
         words = flat(fields)
-        assert words, "a publish writes at least one field of the record"
-        args: list[Word] = [self.epoch, maxlen, expire_ms, len(words), *words, *flat(entry)]
+        head: list[Word] = [self.epoch, maxlen, expire_ms, len(words), int(progress)]
+        args = [*head, *words, *flat(entry)]
         found = await self._redis.run(_PUBLISH, (self.record, stream), args)
         return None if found is None else found.decode()
 

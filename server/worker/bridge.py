@@ -19,6 +19,7 @@ from engine.types import (
     Command,
     EngineEvent,
     SessionEnded,
+    Stop,
     StreamSpec,
 )
 
@@ -77,6 +78,10 @@ class EngineBridge:
         answer: Admission | None = None
         try:
             answer = await asyncio.wrap_future(self._thread.admit(spec))
+        except asyncio.CancelledError:
+            # The engine may take the stream in all the same; nobody would ever end it.
+            self._thread.submit(Stop(spec.session_id))
+            raise
         finally:
             if not isinstance(answer, Admitted):
                 self._sinks.pop(spec.session_id, None)

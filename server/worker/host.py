@@ -1,0 +1,223 @@
+"""The worker host: takes tickets while the engine has room, reports, drains.
+
+It owns the tasks of its live streams and jobs and nothing of their content. Several hosts share
+the queues; Redis decides who gets a ticket.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.catalogue import ModelCard
+from server.fabric import workers
+from server.fabric.claim import Claim, Dead, Dropped, claim
+from server.fabric.connection import FabricError
+from server.fabric.queue import Ticket, WorkQueue
+from server.fabric.record import read_record
+from server.fabric.streams import send_notice
+from server.worker.live import LiveParts, LiveStream
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+"""How long the host waits before it looks for room again."""
+TAKE_BLOCK_MS = 500
+TAKEOVER_EVERY_S = 2.0
+
+JobRunner = Callable[[Claim], Awaitable[None]]
+"""Runs one claimed job: renews, works, finishes or releases. Cancelled when the worker drains,
+upon which it must release its claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """How this worker names itself and what it takes.
+
+    Attributes:
+        worker_id: Its consumer name and metrics label.
+        device: Shown in the snapshot, e.g. ``cpu (bfloat16)``.
+        max_jobs: Jobs run at the same time.
+    """
+
+    worker_id: str
+    device: str
+    max_jobs: int = 2
+
+
+class WorkerHost:
+    """Pulls work for one model until drained."""
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        card: ModelCard,
+        parts: LiveParts,
+        run_job: JobRunner | None = None,
+    ) -> None:
+        self._settings = settings
+        self._card = card
+        self._parts = parts
+        self._run_job = run_job
+        self._streams: dict[LiveStream, asyncio.Task[None]] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
+        self._admitting = 0
+
+    async def run(self) -> None:
+        """Serve until ``drain`` is called or the engine's thread dies.
+
+        Raises:
+            RuntimeError: The engine's thread died; nothing more can be served here.
+        """
+        redis, name = self._parts.redis, self._card.name
+        await workers.announce_model(redis, name, self._card.to_json())
+        live, job = WorkQueue(redis, name, "live"), WorkQueue(redis, name, "job")
+        loops: list[Coroutine[Any, Any, None]] = [self._report()]
+        loops.append(self._pull(live, self._room_live, self._serve_live))
+        if self._run_job is not None:
+            loops.append(self._pull(job, self._room_jobs, self._serve_job))
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        draining = asyncio.create_task(_until(self._draining))
+        try:
+            await asyncio.wait({draining, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in (*tasks, draining):
+                task.cancel()
+            await asyncio.gather(*tasks, draining, return_exceptions=True)
+            await self._end_everything()
+            await workers.withdraw(redis, self._settings.worker_id)
+
+    def drain(self) -> None:
+        """End live streams with a word to their viewers and give jobs back."""
+        self._draining.set()
+
+    # -- taking work ---------------------------------------------------------------------------
+
+    async def _pull(
+        self,
+        queue: WorkQueue,
+        room: Callable[[], bool],
+        serve: Callable[[Ticket], Awaitable[None]],
+    ) -> None:
+        """Take tickets of one queue, new ones first, silent owners' every two seconds."""
+        loop, worker_id = asyncio.get_running_loop(), self._settings.worker_id
+        look_over_at = 0.0
+        while True:
+            if not room():
+                await asyncio.sleep(POLL_S)
+                continue
+            try:
+                ticket = None
+                if loop.time() >= look_over_at:
+                    look_over_at = loop.time() + TAKEOVER_EVERY_S
+                    ticket = next(iter(await queue.take_over(worker_id)), None)
+                ticket = ticket or await queue.take(worker_id, TAKE_BLOCK_MS)
+                if ticket is not None:
+                    await serve(ticket)
+            except FabricError as error:
+                log.warning("no work for now, Redis does not answer: %s", error)
+                await asyncio.sleep(POLL_S)
+
+    def _room_live(self) -> bool:
+        return self._admitting == 0 and self._parts.bridge.capacity().streams_free > 0
+
+    def _room_jobs(self) -> bool:
+        return len(self._jobs) < self._settings.max_jobs
+
+    async def _claimed(self, ticket: Ticket) -> Claim | None:
+        """Claim a ticket; a dead one's viewers are told."""
+        redis = self._parts.redis
+        held = await claim(redis, ticket, self._settings.worker_id)
+        if isinstance(held, Claim):
+            return held
+        log.info("%s %s was not started: %s", ticket.kind, ticket.subject, held.reason)
+        if isinstance(held, Dead) and ticket.kind == "live":
+            error = {"t": "error", "code": "stream_failed", "message": held.reason, "fatal": True}
+            await send_notice(redis, ticket.subject, error)
+            done = {"t": "done", "reason": "error", "chunks": 0, "frames": 0}
+            await send_notice(redis, ticket.subject, done)
+        assert isinstance(held, Dead | Dropped)
+        return None
+
+    async def _serve_live(self, ticket: Ticket) -> None:
+        held = await self._claimed(ticket)
+        if held is None:
+            return
+        record = await read_record(self._parts.redis, "live", ticket.subject)
+        stream = LiveStream(self._parts, held, record, self._admitted)
+        self._admitting += 1
+        task = asyncio.create_task(self._guarded(stream.run(), ticket.subject))
+        self._streams[stream] = task
+        task.add_done_callback(lambda _: self._streams.pop(stream, None))
+
+    def _admitted(self) -> None:
+        """Note that a stream's admission was decided; the next ticket may be taken."""
+        self._admitting -= 1
+
+    async def _serve_job(self, ticket: Ticket) -> None:
+        held = await self._claimed(ticket)
+        if held is None:
+            return
+        assert self._run_job is not None
+        task = asyncio.create_task(self._guarded(self._run_job(held), ticket.subject))
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    # -- staying alive -------------------------------------------------------------------------
+
+    async def _report(self) -> None:
+        while True:
+            if not self._parts.bridge.alive:
+                raise RuntimeError("the engine's thread died; this worker cannot go on")
+            try:
+                redis, worker_id = self._parts.redis, self._settings.worker_id
+                await workers.report(redis, worker_id, self.snapshot())
+            except FabricError as error:
+                log.warning("no report for now, Redis does not answer: %s", error)
+            await asyncio.sleep(workers.SNAPSHOT_S)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Return what gateways show of this worker."""
+        capacity = self._parts.bridge.capacity()
+        return {
+            "model": self._card.name,
+            "device": self._settings.device,
+            "streams_fit": capacity.streams_fit,
+            "streams_free": capacity.streams_free,
+            "sessions": {"live": capacity.sessions_live, "job": capacity.sessions_jobs},
+            "pages_total": capacity.pages_total,
+            "pages_in_use": capacity.pages_in_use,
+            "load": capacity.load,
+            "chunk_seconds": capacity.chunk_seconds,
+            **self._parts.stats.snapshot(),
+        }
+
+    async def _guarded(self, work: Awaitable[None], subject: str) -> None:
+        """Run one stream or job; its failure is its own."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("%s ended by a fault", subject)
+
+    async def _end_everything(self) -> None:
+        for stream in list(self._streams):
+            stream.stop("shutdown")
+        for job in self._jobs:
+            job.cancel()
+        waiting = [*self._streams.values(), *self._jobs]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=10)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
