@@ -82,6 +82,9 @@ class Kernels(Protocol):
     def gelu_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """GELU (tanh form) of a linear layer."""
 
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate heads ``x [B, T, N, D]`` by ``[T, D/2]`` or ``[B, T, D/2]``."""
+
     def attention(
         self,
         q: Tensor,
@@ -124,6 +127,9 @@ class OracleAttention:
         """See ``PagedAttention.paged``."""
         out = []
         for row, runs in enumerate(plan.runs):
+            if not runs:
+                out.append(torch.zeros_like(q[row : row + 1]))
+                continue
             pages = [run.first + i for run in runs for i in range(run.pages)]
             index = torch.tensor(pages, dtype=torch.int64, device=q.device)
             k, v = k_pages[index].flatten(0, 1)[None], v_pages[index].flatten(0, 1)[None]
@@ -158,6 +164,8 @@ class RunAttention:
 
     def _row(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan, row: int) -> Tensor:
         runs = plan.runs[row]
+        if not runs:
+            return torch.zeros_like(q[row : row + 1])
         k, v = gather_pages(k_pages, runs), gather_pages(v_pages, runs)
         if plan.key_cos is not None and plan.key_sin is not None:
             k = rotate(k[None], plan.key_cos[row, : len(k)], plan.key_sin[row, : len(k)])[0]
@@ -200,6 +208,10 @@ class TorchKernels:
     def gelu_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """See ``Kernels.gelu_linear``."""
         return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """See ``Kernels.rotate``."""
+        return rotate(x, cos, sin)
 
     def attention(
         self,

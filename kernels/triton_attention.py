@@ -10,7 +10,7 @@ merged by their log-sum-exp. The kernel knows nothing of rotation: keys lie as t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -270,21 +270,34 @@ class AttentionTiles:
     descriptor: bool = False
 
 
-def choose_tiles(queries: int, heads: int, rows: int, processors: int) -> AttentionTiles:
-    """Choose tiles for a device with ``processors`` multiprocessors, one program each.
+def choose_tiles(
+    *,
+    queries: int,
+    heads: int,
+    rows: int,
+    head_dim: int,
+    wide: bool,
+    processors: int,
+    descriptor: bool,
+) -> AttentionTiles:
+    """Choose tiles for a device with ``processors`` multiprocessors, one program on each.
 
-    Splitting the keys in two pays when it fills the last wave better than it costs to merge
-    (about 3 percent).
+    Splitting the keys pays when it fills the last wave better than it costs to merge (about 3
+    percent). ``wide`` is for float32 products, whose tiles must be smaller.
     """
-    tiles = AttentionTiles()
+    if wide or processors == 1:
+        return AttentionTiles(queries=16, keys=16, warps=4, stages=2)
+    if head_dim > 128:
+        tiles = AttentionTiles(queries=64, keys=64, warps=4, stages=2)
+    else:
+        tiles = AttentionTiles(stages=2, descriptor=descriptor)
     programs = math.ceil(queries / tiles.queries) * heads * rows
 
-    def fill(splits: int) -> float:
+    def gain(splits: int) -> float:
         waves = programs * splits / processors
-        return waves / math.ceil(waves)
+        return waves / math.ceil(waves) - 0.03 * (splits > 1)
 
-    best = max((1, 2, 3), key=lambda splits: fill(splits) - 0.03 * (splits > 1))
-    return AttentionTiles(splits=best)
+    return replace(tiles, splits=max((1, 2, 3, 4), key=gain))
 
 
 def merge_parts(parts: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:

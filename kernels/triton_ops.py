@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["gated_residual", "layer_norm", "modulate", "rms_norm", "rotate_pages", "write_kv"]
+__all__ = ["copy_window", "gated_residual", "layer_norm", "modulate", "rms_norm", "write_kv"]
 
 
 @triton.jit
@@ -147,13 +147,15 @@ def _write_kv(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _rotate_pages(  # type: ignore[no-untyped-def]
-    pages_ptr,
+def _copy_window(  # type: ignore[no-untyped-def]
+    k_pages_ptr,
+    v_pages_ptr,
     table_ptr,
     lengths_ptr,
     cos_ptr,
     sin_ptr,
-    out_ptr,
+    k_out_ptr,
+    v_out_ptr,
     width,
     half_dim,
     page_tokens,
@@ -172,9 +174,11 @@ def _rotate_pages(  # type: ignore[no-untyped-def]
         cos = tl.load(cos_ptr + angle)
         sin = tl.load(sin_ptr + angle)
         at = (page * page_tokens + inside) * width + column
-        k = tl.load(pages_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        k = tl.load(k_pages_ptr + at, mask=mask, other=0.0).to(tl.float32)
         k = _rotate(k, cos, sin, HALF)
-        tl.store(out_ptr + token * width + column, k.to(out_ptr.dtype.element_ty), mask=mask)
+        tl.store(k_out_ptr + token * width + column, k.to(k_out_ptr.dtype.element_ty), mask=mask)
+        v = tl.load(v_pages_ptr + at, mask=mask, other=0.0)
+        tl.store(v_out_ptr + token * width + column, v, mask=mask)
 
 
 def _warps(block: int) -> int:
@@ -299,26 +303,30 @@ def write_kv(
     return out
 
 
-def rotate_pages(pages: Tensor, table: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Copy a window of pages that are stored unrotated, rotated to their places in it.
+def copy_window(
+    k_pages: Tensor, v_pages: Tensor, table: Tensor, lengths: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Copy windows whose keys are stored unrotated, rotated to their places in the window.
 
     Args:
-        pages: ``[P, pt, N, D]`` contiguous.
+        k_pages: ``[P, pt, N, D]`` contiguous.
+        v_pages: as ``k_pages``; copied as they are, so that one table serves both.
         table: ``[B, W]`` int32, contiguous.
         lengths: ``[B]`` int32; pages past them are left as they come.
         cos: ``[B, W*pt, D/2]`` float32, contiguous.
         sin: as ``cos``.
 
     Returns:
-        ``[B*W, pt, N, D]``: row b's pages are ``b*W … b*W + lengths[b]``.
+        Keys and values ``[B*W, pt, N, D]``: row b's pages are ``b*W … b*W + lengths[b]``.
     """
-    _, page_tokens, heads, head_dim = pages.shape
+    _, page_tokens, heads, head_dim = k_pages.shape
     rows, slots = table.shape
     width = heads * head_dim
-    out = torch.empty(rows * slots, *pages.shape[1:], dtype=pages.dtype, device=pages.device)
+    k = torch.empty(rows * slots, *k_pages.shape[1:], dtype=k_pages.dtype, device=table.device)
+    v = torch.empty_like(k)
     block = triton.next_power_of_2(width)
-    _rotate_pages[(page_tokens, slots, rows)](
-        pages, table, lengths, cos, sin, out, width, head_dim // 2, page_tokens, slots,
-        HALF=block // 2, num_warps=_warps(block),
+    _copy_window[(page_tokens, slots, rows)](
+        k_pages, v_pages, table, lengths, cos, sin, k, v,
+        width, head_dim // 2, page_tokens, slots, HALF=block // 2, num_warps=_warps(block),
     )  # fmt: skip
-    return out
+    return k, v

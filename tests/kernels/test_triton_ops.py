@@ -145,7 +145,7 @@ def test_one_pass_norms_rotates_and_writes_what_the_oracle_does(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_window_is_rotated_to_its_places(dtype: torch.dtype) -> None:
-    pages = draw(0, 6, 4, 2, 12, dtype=dtype)
+    pages, values = draw(0, 2, 6, 4, 2, 12, dtype=dtype)
     read = [[3, 1, 5], [2]]
     plan = make_plan(
         write=[[0], [0]],
@@ -158,10 +158,16 @@ def test_a_window_is_rotated_to_its_places(dtype: torch.dtype) -> None:
     )
     assert plan.key_cos is not None
     assert plan.key_sin is not None
-    out = ops.rotate_pages(pages, plan.table, plan.lengths, plan.key_cos, plan.key_sin)
-    out = out.view(2, 12, 2, 12)
+    out, copied = (
+        x.view(2, 12, 2, 12)
+        for x in ops.copy_window(
+            pages, values, plan.table, plan.lengths, plan.key_cos, plan.key_sin
+        )
+    )
     for row, length in enumerate((3, 1)):
         keys = pages[plan.table[row, :length].long()].flatten(0, 1)[None]
         cos, sin = plan.key_cos[row, : 4 * length], plan.key_sin[row, : 4 * length]
         expected = rotate(keys, cos, sin)[0]
         torch.testing.assert_close(out[row, : 4 * length], expected, **TOLERANCE[dtype])
+        own = values[plan.table[row, :length].long()].flatten(0, 1)
+        assert torch.equal(copied[row, : 4 * length], own)

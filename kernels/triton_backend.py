@@ -1,0 +1,140 @@
+"""The kernels of a CUDA device: fused Triton operations and an attention of choice.
+
+``TritonKernels`` replaces what ``TorchKernels`` does around the matrix products; attention over
+pages is Triton's own (``TritonAttention``) or one that reads runs of pages in place
+(``CudnnAttention``, ``kernels.flash``). Inference only: nothing here has a gradient.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kernels import triton_attention, triton_ops
+from kernels.backend import HeadNorm, PagedAttention, RunAttention, TorchKernels
+from kernels.paged import PagePlan
+
+__all__ = ["CudnnAttention", "TritonAttention", "TritonKernels"]
+
+
+class TritonAttention:
+    """Triton over any page table; queries over prompts go through torch's fused attention.
+
+    Args:
+        tiles: how to cut the work; chosen for the device and shape when None.
+        descriptor: read keys through tensor descriptors where pages lie in one stretch.
+    """
+
+    name = "triton"
+    capturable = True
+
+    def __init__(
+        self, tiles: triton_attention.AttentionTiles | None = None, *, descriptor: bool = False
+    ) -> None:
+        self._tiles = tiles
+        self._descriptor = descriptor
+
+    def tiles_for(
+        self, q: Tensor, page_tokens: int, contiguous: bool
+    ) -> triton_attention.AttentionTiles:
+        """Choose the tiles of a call from its shape."""
+        if self._tiles is not None:
+            return self._tiles
+        rows, queries, heads, head_dim = q.shape
+        return triton_attention.choose_tiles(
+            queries=queries,
+            heads=heads,
+            rows=rows,
+            head_dim=head_dim,
+            wide=q.dtype == torch.float32,
+            processors=_processors(q.device),
+            descriptor=self._descriptor and contiguous,
+        )
+
+    def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
+        """See ``PagedAttention.paged``."""
+        table, lengths, contiguous = plan.table, plan.lengths, plan.contiguous
+        if plan.key_cos is not None and plan.key_sin is not None:
+            k_pages, v_pages = triton_ops.copy_window(
+                k_pages, v_pages, table, lengths, plan.key_cos, plan.key_sin
+            )
+            rows, width = table.shape
+            table = torch.arange(rows * width, dtype=torch.int32, device=q.device)
+            table, contiguous = table.view(rows, width), True
+        out, _ = triton_attention.paged_attention(
+            q, k_pages, v_pages, table, lengths, bias=plan.bias, contiguous=contiguous,
+            tiles=self.tiles_for(q, plan.page_tokens, contiguous),
+        )  # fmt: skip
+        return out
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``PagedAttention.dense``."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+class CudnnAttention(RunAttention):
+    """cuDNN's fused attention over runs of pages, and nothing else in its place."""
+
+    name = "cudnn"
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``PagedAttention.dense``."""
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+            return super().dense(q, k, v)
+
+
+class TritonKernels(TorchKernels):
+    """Fused operations in Triton around an attention.
+
+    Args:
+        attend: attention over pages and prompts; Triton's own when None.
+    """
+
+    def __init__(self, attend: PagedAttention | None = None) -> None:
+        super().__init__(TritonAttention() if attend is None else attend)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """See ``Kernels.layer_norm``."""
+        return triton_ops.layer_norm(x, weight, bias, eps)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See ``Kernels.rms_norm``."""
+        return triton_ops.rms_norm(x, weight, eps)
+
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        """See ``Kernels.modulate``."""
+        return triton_ops.modulate(x, shift, scale, eps)
+
+    def gated_residual(self, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+        """See ``Kernels.gated_residual``."""
+        return triton_ops.gated_residual(x, y, gate)
+
+    def gelu_linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """See ``Kernels.gelu_linear``; the matrix product's epilogue applies the GELU."""
+        if not x.is_cuda:
+            return super().gelu_linear(x, weight, bias)
+        out = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+        return out.unflatten(0, x.shape[:-1])
+
+    def write_kv(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        norm: HeadNorm,
+        plan: PagePlan,
+        k_pages: Tensor,
+        v_pages: Tensor,
+    ) -> Tensor:
+        """See ``Kernels.write_kv``."""
+        return triton_ops.write_kv(
+            q, k, v, norm.q_weight, norm.k_weight, norm.eps, plan.cos, plan.sin, plan.write,
+            k_pages, v_pages, rotate_keys=plan.key_cos is None,
+        )  # fmt: skip
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
