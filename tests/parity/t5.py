@@ -46,7 +46,7 @@ def run(vectors: Path, dtype: torch.dtype = torch.float32) -> dict[str, Pairs]:
     ids, mask = golden["input_ids"], golden["attention_mask"]
     buckets = relative_buckets(golden["relative_positions"], network.config.buckets)
     return {
-        "t5/hidden": {"raw_output": (network.hidden(ids, mask), golden["raw_output"])},
-        "t5/embeddings": {"prompt_embeds": (network(ids, mask), golden["prompt_embeds"])},
-        "t5/buckets": {"relative_buckets": (buckets, golden["relative_buckets"])},
+        "t5/encode.hidden": {"raw_output": (network.hidden(ids, mask), golden["raw_output"])},
+        "t5/encode.embeddings": {"prompt_embeds": (network(ids, mask), golden["prompt_embeds"])},
+        "t5/encode.buckets": {"relative_buckets": (buckets, golden["relative_buckets"])},
     }

@@ -48,7 +48,7 @@ def run(vectors: Path, dtype: torch.dtype = torch.float32) -> dict[str, Pairs]:
 
     encoded, _ = codec.encode_raw(golden["encode.video"].to(dtype), None)
     return {
-        "taehv/raw": {"raw": (raw, golden["raw"])},
-        "taehv/decode": {"whole": (whole, shown), "streamed": (torch.cat(parts, 1), shown)},
-        "taehv/encode": {"latent": (encoded, golden["encode.latent"])},
+        "taehv/decode.raw": {"raw": (raw, golden["raw"])},
+        "taehv/decode.stream": {"whole": (whole, shown), "streamed": (torch.cat(parts, 1), shown)},
+        "taehv/decode.encode": {"latent": (encoded, golden["encode.latent"])},
     }

@@ -68,10 +68,10 @@ def run(vectors: Path, dtype: torch.dtype = torch.float32) -> dict[str, Pairs]:
     pixels, _ = vae.decode_raw(latents, vae.zero_state(batch, height, width))
     return {
         "vae/streaming": streaming,
-        "vae/encode": {
+        "vae/streaming.encode": {
             "whole": (whole, golden["encode.latent"]),
             "streamed": (torch.cat(parts, dim=1), golden["encode.latent"]),
         },
-        "vae/single_frame": {"latent": (image, golden["encode.latent_single_frame"])},
+        "vae/streaming.single_frame": {"latent": (image, golden["encode.latent_single_frame"])},
         "vae/demo_zero_cache": {"pixels": (pixels[:, 3:], demo["pixels"])},
     }
