@@ -10,11 +10,13 @@ Works on normalised model latents; knows nothing of prompts, sessions or files.
 Architecture and key names: TAEHV (Ollin Boer Bohan, https://github.com/madebyollin/taehv).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from models.checkpoint import Weights
 
 Memory = tuple[Tensor, ...]
 """What a stream remembers: one ``[B, C, h, w]`` frame per memory block."""
@@ -156,6 +158,23 @@ class Taehv(nn.Module):
             ]
         decoder += [nn.ReLU(), nn.Conv2d(d, 3, 3, padding=1)]
         self.decoder = nn.Sequential(*decoder)
+
+    def channels_last(self) -> None:
+        """Lay the weights out channels last, which is the fast layout for serving."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def adapt(self, weights: Weights) -> Weights:
+        """Fit a checkpoint whose time-growing convolutions make more frames than needed.
+
+        Some published decoders share them with models of another frame rate; the last
+        groups of outputs are the ones to keep.
+        """
+        tensors = dict(weights.tensors)
+        for index, layer in enumerate(self.decoder):
+            name = f"decoder.{index}.conv.weight"
+            if isinstance(layer, TimeGrow) and name in tensors:
+                tensors[name] = tensors[name][-layer.conv.out_channels :]
+        return replace(weights, tensors=tensors)
 
     def frames_for(self, latent_frames: int, first: bool) -> int:
         """Count the pixel frames ``latent_frames`` decode to; ``first`` at stream start."""
