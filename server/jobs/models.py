@@ -2,7 +2,7 @@
 
 ``parse_request`` turns the fields of ``POST /v1/videos`` into a frozen
 ``JobRequest`` or refuses with the field, what was seen and what is allowed. It
-knows the models on offer as plain data; it knows no HTTP, Redis or engine.
+knows models by their cards; it knows no HTTP, Redis or engine.
 """
 
 import math
@@ -11,30 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from server.catalogue import ModelCard
 from server.jobs.errors import Refusal, RequestRefused, refuse, shown
 from server.jobs.forms import as_mapping
 
 MAX_SEED = 2**53 - 1
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOffer:
-    """One model that workers serve, as far as a job request must know it.
-
-    Attributes:
-        name: Model id as clients write it.
-        sizes: Allowed ``(width, height)`` in pixels; the first is the default.
-        fps: Allowed frame rates; the first is the default.
-        max_steps: Most denoising steps a request may ask for.
-        start_image: Whether the model can start from an image.
-    """
-
-    name: str
-    sizes: tuple[tuple[int, int], ...]
-    fps: tuple[int, ...]
-    max_steps: int = 16
-    start_image: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +111,7 @@ EXTRA_FIELDS = ("prompts", "fps", "seed", "num_inference_steps", "num_frames", "
 
 @dataclass(frozen=True, slots=True)
 class ParsedJob:
-    """A checked request and the start image's encoded bytes, if one was sent."""
+    """A checked request and the start image as a PNG of the video's size, if one was sent."""
 
     request: JobRequest
     image: bytes | None
@@ -137,20 +119,20 @@ class ParsedJob:
 
 def parse_request(
     body: Mapping[str, Any],
-    offers: Sequence[ModelOffer],
+    cards: Sequence[ModelCard],
     limits: JobLimits,
     draw_seed: Callable[[], int],
-    read_image: Callable[[Any], bytes],
+    read_image: Callable[[Any, tuple[int, int]], bytes],
 ) -> ParsedJob:
     """Check the fields of ``POST /v1/videos``.
 
     Args:
         body: Fields from JSON or a form; form values are strings.
-        offers: Models being served; the first is the default.
+        cards: Models being served; the first is the default.
         limits: Bounds.
         draw_seed: Gives the seed of a request that names none.
         read_image: Turns ``input_reference`` (an upload, a data URL, ``{"image_url": …}``)
-            into PNG bytes, raising ``RequestRefused``.
+            into a PNG of the given size, raising ``RequestRefused``.
 
     Raises:
         RequestRefused: A field is unknown, missing or wrong.
@@ -160,20 +142,20 @@ def parse_request(
     _known(extra, EXTRA_FIELDS, "extra_params.")
     fields = {**body, **extra}
 
-    offer = _model(fields.get("model"), offers)
-    width, height = _size(fields, offer)
-    fps = _fps(fields.get("fps"), offer)
+    card = _model(fields.get("model"), cards)
+    width, height = _size(fields, card)
+    fps = _fps(fields.get("fps"), card)
     seconds, num_frames = _duration(fields, fps, limits)
     seed = _integer(fields.get("seed"), "seed", 0, MAX_SEED)
     reference = fields.get("input_reference")
-    if reference is not None and not offer.start_image:
+    if reference is not None and not card.start_image:
         raise refuse(
-            f"Model {offer.name} cannot start from an image; leave input_reference out.",
+            f"Model {card.name} cannot start from an image; leave input_reference out.",
             param="input_reference",
             code="not_supported",
         )
     request = JobRequest(
-        model=offer.name,
+        model=card.name,
         prompts=_prompts(fields, num_frames / fps, limits),
         seconds=seconds,
         width=width,
@@ -181,12 +163,10 @@ def parse_request(
         fps=fps,
         num_frames=num_frames,
         seed=draw_seed() if seed is None else seed,
-        steps=_integer(
-            fields.get("num_inference_steps"), "num_inference_steps", 1, offer.max_steps
-        ),
+        steps=_integer(fields.get("num_inference_steps"), "num_inference_steps", 1, card.max_steps),
         has_image=reference is not None,
     )
-    return ParsedJob(request, None if reference is None else read_image(reference))
+    return ParsedJob(request, None if reference is None else read_image(reference, (width, height)))
 
 
 def _known(fields: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> None:
@@ -199,8 +179,8 @@ def _known(fields: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> No
             )
 
 
-def _model(name: Any, offers: Sequence[ModelOffer]) -> ModelOffer:
-    if not offers:
+def _model(name: Any, cards: Sequence[ModelCard]) -> ModelCard:
+    if not cards:
         raise RequestRefused(
             Refusal(
                 "No worker is serving a model right now; start one, or try again.",
@@ -211,11 +191,11 @@ def _model(name: Any, offers: Sequence[ModelOffer]) -> ModelOffer:
             )
         )
     if name is None:
-        return offers[0]
-    for offer in offers:
-        if offer.name == name:
-            return offer
-    served = ", ".join(offer.name for offer in offers)
+        return cards[0]
+    for card in cards:
+        if card.name == name:
+            return card
+    served = ", ".join(card.name for card in cards)
     raise refuse(
         f"Model {shown(name)} is not served here; served are {served}.",
         param="model",
@@ -223,31 +203,31 @@ def _model(name: Any, offers: Sequence[ModelOffer]) -> ModelOffer:
     )
 
 
-def _size(fields: Mapping[str, Any], offer: ModelOffer) -> tuple[int, int]:
-    allowed = ", ".join(f"{width}x{height}" for width, height in offer.sizes)
+def _size(fields: Mapping[str, Any], card: ModelCard) -> tuple[int, int]:
+    allowed = ", ".join(f"{width}x{height}" for width, height in card.sizes)
     width = _integer(fields.get("width"), "width", 1, 99999)
     height = _integer(fields.get("height"), "height", 1, 99999)
-    param, seen, size = "size", fields.get("size"), offer.sizes[0]
+    param, seen, size = "size", fields.get("size"), card.sizes[0]
     if seen is not None:
         match = _SIZE.fullmatch(seen) if isinstance(seen, str) else None
         size = (int(match[1]), int(match[2])) if match else (0, 0)
     elif width is not None or height is not None:
         size = (width or size[0], height or size[1])
         param, seen = "width" if width is not None else "height", f"{size[0]}x{size[1]}"
-    if size not in offer.sizes:
-        raise refuse(f"size {shown(seen)} is not offered by {offer.name}; allowed are {allowed}.",
+    if size not in card.sizes:
+        raise refuse(f"size {shown(seen)} is not offered by {card.name}; allowed are {allowed}.",
                      param=param)  # fmt: skip
     return size
 
 
-def _fps(value: Any, offer: ModelOffer) -> int:
+def _fps(value: Any, card: ModelCard) -> int:
     if value is None:
-        return offer.fps[0]
+        return card.fps[0]
     seen = _number(value)
-    if seen is None or seen not in offer.fps:
-        allowed = ", ".join(str(fps) for fps in offer.fps)
+    if seen is None or seen not in card.fps:
+        allowed = ", ".join(str(fps) for fps in card.fps)
         raise refuse(
-            f"fps {shown(value)} is not offered by {offer.name}; allowed are {allowed}.",
+            f"fps {shown(value)} is not offered by {card.name}; allowed are {allowed}.",
             param="fps",
         )
     return int(seen)

@@ -10,6 +10,7 @@ a file in the job's folder that the list does not name was never committed.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,11 +74,8 @@ def new_job_id(number: int) -> str:
 
 def number_of(job_id: str) -> int | None:
     """Return the number inside an id, also of a deleted job; None when it is no job id."""
-    digits = job_id.removeprefix("video_")[:10]
-    try:
-        return int(digits, 16) if job_id.startswith("video_") and len(digits) == 10 else None
-    except ValueError:
-        return None
+    match = re.fullmatch(r"video_([0-9a-f]{10})[0-9a-f]{16}", job_id)
+    return int(match[1], 16) if match else None
 
 
 class JobStore:
@@ -245,10 +243,10 @@ class JobStore:
         """Give the job back for a later start; what is committed stays."""
         return await claim.release({"state": "queued"})
 
-    async def is_ours(self, claim: Claim) -> bool:
-        """Return whether the claim still holds and the job still wants to be done."""
-        epoch, state = await self._redis.do("HMGET", claim.record, "epoch", "state")
-        return bool(epoch == str(claim.epoch).encode() and state == b"in_progress")
+    async def is_wanted(self, claim: Claim) -> bool:
+        """Return whether the claim still holds: not deleted, cancelled or taken over."""
+        epoch = await self._redis.do("HGET", claim.record, "epoch")
+        return bool(epoch == str(claim.epoch).encode())
 
     async def _end(self, claim: Claim, state: str, name: str, value: str) -> bool:
         ticket = claim.ticket

@@ -1,15 +1,23 @@
-"""What the job suites share: an offer, a request, a claim."""
+"""What the job suites share: a card, a request, a claim."""
 
 import dataclasses
 
+from server.catalogue import ModelCard
 from server.fabric.claim import Claim, claim
 from server.fabric.connection import Connection
 from server.fabric.queue import WorkQueue
-from server.jobs.models import JobRequest, ModelOffer, PromptText, TimedPrompt
+from server.jobs.models import JobRequest, PromptText, TimedPrompt
 from server.jobs.record import JobRecord, Segment
 from server.jobs.store import Created, JobStore
 
-OFFER = ModelOffer("tiny", sizes=((160, 96), (96, 160)), fps=(16, 8), max_steps=8, start_image=True)
+CARD = ModelCard(
+    "tiny",
+    sizes=((160, 96), (96, 160)),
+    fps=(16, 8),
+    max_steps=8,
+    chunk_frames=12,
+    start_image=True,
+)
 REQUEST = JobRequest(
     model="tiny",
     prompts=(TimedPrompt(0.0, (PromptText("a red ball"),)),),

@@ -84,9 +84,9 @@ async def test_a_slow_worker_changes_nothing_after_a_takeover(
     assert not await store.commit(slow, segment(24))
     assert not await store.complete(slow, "video.mp4")
     assert not await store.fail(slow, JobError("x", "y"))
-    assert not await store.is_ours(slow)
+    assert not await store.is_wanted(slow)
     assert await store.begin(slow, "cpu") is None
-    assert await store.is_ours(new)
+    assert await store.is_wanted(new)
     unchanged = await store.get(job.id)
     assert unchanged is not None
     assert (unchanged.status, unchanged.frames_committed) == ("in_progress", 24)
@@ -125,7 +125,7 @@ async def test_cancelling_and_deleting_fence_the_owner_off(
     await store.begin(held, "cpu")
     await getattr(store, ending)(job.id)
     assert not await held.renew()
-    assert not await store.is_ours(held)
+    assert not await store.is_wanted(held)
     assert not await store.advance(held, 10)
     assert not await store.commit(held, segment(0))
     assert not await store.complete(held, "video.mp4")

@@ -1,0 +1,306 @@
+"""``/v1/videos``: OpenAI's video jobs over HTTP, with what a streaming generator can add.
+
+Stateless: records are in Redis, files in the shared data folder, so any gateway answers
+for any job. Creating only enqueues; workers do the rest. Every error has OpenAI's
+envelope.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
+
+from server.catalogue import ModelCard
+from server.fabric.connection import FabricError
+from server.jobs.errors import Refusal, RequestRefused, not_found, refuse, shown
+from server.jobs.forms import Upload, read_body
+from server.jobs.images import read_start_image
+from server.jobs.models import JobLimits, parse_request
+from server.jobs.playlist import event_playlist
+from server.jobs.record import JobRecord
+from server.jobs.segments import START_IMAGE, THUMBNAIL, JobFolder
+from server.jobs.sse import job_events
+from server.jobs.store import JobStore, NotCreated, number_of
+
+POLL_AFTER_MS = 1000
+FIRST_SEGMENT_S = 10.0
+"""How long a player's first request for the playlist is held until there is a segment."""
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class JobParts:
+    """What the routes need.
+
+    Attributes:
+        store: Job records.
+        cards: Returns the models on offer, the default first.
+        data_dir: Where the folders of jobs are.
+        draw_seed: Gives a seed to a request without one.
+        stopping: Whether the gateway is shutting down, so that open event streams end.
+    """
+
+    store: JobStore
+    cards: Callable[[], Awaitable[Sequence[ModelCard]]]
+    data_dir: Path
+    draw_seed: Callable[[], int]
+    limits: JobLimits = field(default_factory=JobLimits)
+    stopping: Callable[[], bool] = lambda: False
+
+
+class _EnvelopeRoute(APIRoute):
+    """Answers refusals in OpenAI's envelope, whatever the application around does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the handler."""
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RequestRefused as refused:
+                refusal = refused.refusal
+            except FabricError:
+                refusal = Refusal(
+                    "The server cannot reach Redis at the moment; try again.",
+                    code="fabric_unavailable",
+                    status=503,
+                    kind="server_error",
+                    headers={"Retry-After": "2"},
+                )
+            return JSONResponse(refusal.envelope(), refusal.status, dict(refusal.headers))
+
+        return answer
+
+
+def jobs_router(parts: JobParts) -> APIRouter:
+    """Return the routes under ``/v1/videos``."""
+    router = APIRouter(prefix="/v1/videos", tags=["videos"], route_class=_EnvelopeRoute)
+    routes = _Routes(parts)
+    add = router.add_api_route
+    add("", routes.create, methods=["POST"])
+    add("", routes.list, methods=["GET"])
+    add("/{video_id}", routes.retrieve, methods=["GET"])
+    add("/{video_id}", routes.delete, methods=["DELETE"])
+    add("/{video_id}/cancel", routes.cancel, methods=["POST"])
+    add("/{video_id}/content", routes.content, methods=["GET", "HEAD"])
+    add("/{video_id}/events", routes.events, methods=["GET"])
+    add("/{video_id}/live.m3u8", routes.playlist, methods=["GET", "HEAD"])
+    add("/{video_id}/segments/{name}", routes.segment, methods=["GET", "HEAD"])
+    return router
+
+
+class _Routes:
+    def __init__(self, parts: JobParts) -> None:
+        self._parts = parts
+        self._store = parts.store
+
+    async def create(self, request: Request) -> Response:
+        """Create a video job from JSON or a multipart form; it starts when a worker has room."""
+        body = await read_body(request, self._parts.limits.max_body_bytes)
+        once_key = request.headers.get("idempotency-key")
+        if once_key is not None and not 1 <= len(once_key) <= 255:
+            raise refuse(f"Idempotency-Key has {len(once_key)} characters; allowed are 1 to 255.")
+        parsed = await asyncio.to_thread(
+            parse_request,
+            body,
+            await self._parts.cards(),
+            self._parts.limits,
+            self._parts.draw_seed,
+            read_start_image,
+        )
+        job_id = await self._store.reserve()
+        folder = JobFolder(self._parts.data_dir, job_id)
+        # The image is in place before any worker can see the job.
+        if parsed.image is not None:
+            await asyncio.to_thread(folder.put, START_IMAGE, parsed.image)
+        made = await self._store.create(
+            job_id,
+            parsed.request,
+            max_queued=self._parts.limits.max_queued,
+            once_key=once_key,
+            once_print=_print_of(body),
+        )
+        if isinstance(made, NotCreated) or made.repeated:
+            await asyncio.to_thread(folder.remove)
+        if isinstance(made, NotCreated):
+            raise RequestRefused(_NOT_CREATED[made.reason])
+        return _video(made.job)
+
+    async def list(self, request: Request) -> Response:
+        """List jobs, newest first unless ``order=asc``; ``after`` and ``limit`` page."""
+        query = request.query_params
+        order, limit, after = (
+            query.get("order", "desc"),
+            query.get("limit", "20"),
+            query.get("after"),
+        )
+        if order not in ("asc", "desc"):
+            raise refuse(f"order is {shown(order)}; allowed are asc and desc.", param="order")
+        if not re.fullmatch(r"\d{1,3}", limit) or not 1 <= int(limit) <= 100:
+            raise refuse(f"limit is {shown(limit)}; allowed are 1 to 100.", param="limit")
+        if after is not None and number_of(after) is None:
+            raise refuse(f"after is {shown(after)}; the id of a video is needed.", param="after")
+        page = await self._store.page(after=after, limit=int(limit), newest_first=order == "desc")
+        videos = [job.to_video() for job in page.jobs]
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": videos,
+                "has_more": page.has_more,
+                "first_id": videos[0]["id"] if videos else None,
+                "last_id": videos[-1]["id"] if videos else None,
+            }
+        )
+
+    async def retrieve(self, video_id: str) -> Response:
+        """Return a job as it stands."""
+        return _video(await self._job(video_id))
+
+    async def delete(self, video_id: str) -> Response:
+        """Delete a job with its files; work on it stops."""
+        if number_of(video_id) is None or not await self._store.delete(video_id):
+            raise not_found(video_id)
+        await asyncio.to_thread(JobFolder(self._parts.data_dir, video_id).remove)
+        return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
+
+    async def cancel(self, video_id: str) -> Response:
+        """Stop work on a job and keep its record; one that has ended stays as it is."""
+        await self._job(video_id)
+        job = await self._store.cancel(video_id)
+        if job is None:
+            raise not_found(video_id)
+        return _video(job)
+
+    async def content(self, video_id: str, request: Request) -> Response:
+        """Return the finished file (``variant=video``) or its first picture (``thumbnail``)."""
+        variant = request.query_params.get("variant", "video")
+        job = await self._job(video_id)
+        folder = JobFolder(self._parts.data_dir, video_id)
+        if variant not in ("video", "thumbnail"):
+            raise refuse(
+                f"variant is {shown(variant)}; made here are video and thumbnail.",
+                param="variant",
+                code="not_supported" if variant == "spritesheet" else "invalid_value",
+            )
+        if job.status != "completed" or job.result is None:
+            raise RequestRefused(_no_content(job))
+        if variant == "thumbnail":
+            return _file(folder.path / THUMBNAIL, "image/jpeg", f"{video_id}.jpg")
+        return _file(folder.path / job.result, "video/mp4", f"{video_id}.mp4")
+
+    async def events(self, video_id: str, request: Request) -> Response:
+        """Stream what happens to a job as server-sent events; ``Last-Event-ID`` resumes."""
+        job = await self._job(video_id)
+        after = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
+        if after is not None and not re.fullmatch(r"\d{1,15}", after):
+            raise refuse(f"Last-Event-ID is {shown(after)}; a sequence number is needed.")
+        return StreamingResponse(
+            job_events(
+                self._store, job, None if after is None else int(after), self._parts.stopping
+            ),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+    async def playlist(self, video_id: str, request: Request) -> Response:
+        """Return the HLS playlist of what is generated so far."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + FIRST_SEGMENT_S
+        while True:
+            # The job is read first: segments read after it are at least as new.
+            job = await self._job(video_id)
+            segments = await self._store.segments(video_id)
+            if segments or job.ended or loop.time() > until or self._parts.stopping():
+                break
+            await asyncio.sleep(_LOOK_S)
+        if not segments:
+            raise RequestRefused(_no_content(job))
+        text = event_playlist(segments, job.request.fps, ended=job.ended, query=request.url.query)
+        return Response(
+            text, media_type="application/vnd.apple.mpegurl", headers={"Cache-Control": "no-cache"}
+        )
+
+    async def segment(self, video_id: str, name: str) -> Response:
+        """Return one immutable file that the playlist names."""
+        await self._job(video_id)
+        path = JobFolder(self._parts.data_dir, video_id).served(name)
+        if path is None:
+            raise RequestRefused(_no_segment(name))
+        response = _file(path, "video/mp4", None)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+    async def _job(self, video_id: str) -> JobRecord:
+        job = None if number_of(video_id) is None else await self._store.get(video_id)
+        if job is None:
+            raise not_found(video_id)
+        return job
+
+
+_NOT_CREATED = {
+    "full": Refusal(
+        "Too many videos are waiting; try again when some are done.",
+        code="queue_full",
+        status=429,
+        kind="rate_limit_error",
+        headers={"Retry-After": "10"},
+    ),
+    "key_reused": Refusal(
+        "This Idempotency-Key was used for another request; use a new key for a new request.",
+        code="idempotency_key_reused",
+        status=422,
+    ),
+}
+
+
+def _video(job: JobRecord) -> JSONResponse:
+    return JSONResponse(job.to_video(), headers={"openai-poll-after-ms": str(POLL_AFTER_MS)})
+
+
+def _file(path: Path, media_type: str, filename: str | None) -> FileResponse:
+    if not path.is_file():
+        raise RequestRefused(_no_segment(path.name))
+    return FileResponse(path, media_type=media_type, filename=filename)
+
+
+def _no_segment(name: str) -> Refusal:
+    return Refusal(f"No file {shown(name)} for this video.", code="not_found", status=404)
+
+
+def _no_content(job: JobRecord) -> Refusal:
+    if not job.ended:
+        return Refusal(
+            f"The video is {job.status}, {job.progress} % done; its content is there once it has "
+            "completed. Poll it, or watch live.m3u8 meanwhile.",
+            code="video_not_ready",
+            param="video_id",
+            status=409,
+            headers={"Retry-After": "2"},
+        )
+    why = f": {job.error.message}" if job.error else ""
+    return Refusal(
+        f"The video has {job.status} and has no content{why}",
+        code="video_has_no_content",
+        param="video_id",
+        status=404,
+    )
+
+
+def _print_of(body: Mapping[str, Any]) -> str:
+    """Return a digest of a request's fields, equal for a request sent again."""
+
+    def plain(value: object) -> str:
+        assert isinstance(value, Upload), value
+        return hashlib.sha256(value.data).hexdigest()
+
+    text = json.dumps(body, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,284 @@
+"""Runs one claimed job on a worker: generate, encode, commit, finish.
+
+The claim is renewed all the while; the moment it is lost (deleted, cancelled, taken over
+by another worker) the engine is told to stop and nothing more is written. A job that is
+taken over goes on behind its last committed segment: noise is a function of seed, chunk
+and step, so the frames before are generated again, not encoded again, and the segments
+that viewers may have seen stay as they are.
+
+Knows the engine as ``JobEngine`` and nothing of tensors, HTTP or other sessions.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.types import (
+    Admission,
+    Admitted,
+    ChunkReady,
+    Command,
+    Credit,
+    EngineEvent,
+    PromptPart,
+    Refused,
+    SessionEnded,
+    Stop,
+    StreamSpec,
+    TimedPrompt,
+)
+from server.fabric.claim import RENEW_S, Claim
+from server.fabric.connection import FabricError
+from server.jobs import images
+from server.jobs.models import JobRequest
+from server.jobs.record import JobError
+from server.jobs.recorder import MakeEncoder, Recorder
+from server.jobs.segments import START_IMAGE, JobFolder
+from server.jobs.store import Begun, JobStore
+from server.media.encoder import ChunkEncoder
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+WATCH_S = 0.5
+"""How often the runner asks whether the job is still wanted, between chunks."""
+WAIT_S = 0.5
+"""How long an engine without room is left alone."""
+
+
+class JobFailed(Exception):
+    """The job cannot be done; ``error`` is what its record will say."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.error = JobError(code, message)
+
+
+class JobEngine(Protocol):
+    """What the runner needs of ``server.worker.bridge.EngineBridge``."""
+
+    async def admit(self, spec: StreamSpec, sink: Callable[[EngineEvent], None]) -> Admission:
+        """Ask for a stream; ``sink`` gets its events on the loop, ``SessionEnded`` last."""
+        ...
+
+    def submit(self, command: Command) -> None:
+        """Queue a command; harmless when the session has ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerParts:
+    """What all jobs of a worker share.
+
+    Attributes:
+        store: Job records.
+        engine: Generates.
+        data_dir: Where the folders of jobs are; shared by all workers and gateways.
+        executor: Encodes and writes files.
+        fingerprint: Names what decides the pixels: model, device, dtype. A job that another
+            kind of worker began is started over.
+        make_encoder: Opens encoders.
+    """
+
+    store: JobStore
+    engine: JobEngine
+    data_dir: Path
+    executor: Executor
+    fingerprint: str
+    make_encoder: MakeEncoder = ChunkEncoder
+
+
+class JobRunner:
+    """Runs claimed jobs, several at a time if asked. Cancelling a run gives its job back."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+
+    async def __call__(self, claim: Claim) -> None:
+        """Work on a claimed job until it has ended, is lost, or this task is cancelled."""
+        run = _Run(self._parts, claim)
+        work = asyncio.create_task(run.work())
+        watch = asyncio.create_task(run.watch())
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            else:
+                log.info("job %s: no longer wanted here, stopping", run.job_id)
+        except asyncio.CancelledError:
+            await _ended(work)
+            with contextlib.suppress(FabricError):
+                await asyncio.shield(self._parts.store.release(claim))
+            raise
+        finally:
+            await _ended(watch)
+            await _ended(work)
+            await run.clear_up()
+
+
+class _Run:
+    """One claim of one job."""
+
+    def __init__(self, parts: RunnerParts, claim: Claim) -> None:
+        self.job_id = claim.ticket.subject
+        self._parts = parts
+        self._claim = claim
+        self._folder = JobFolder(parts.data_dir, self.job_id)
+        # A session's name is used once: an earlier claim's session may still be ending.
+        self._session = f"{self.job_id}.{claim.epoch}"
+
+    async def watch(self) -> None:
+        """Renew the claim; return when it is lost."""
+        since_renewal = math.inf
+        while True:
+            try:
+                if since_renewal >= RENEW_S:
+                    since_renewal = 0.0
+                    if not await self._claim.renew():
+                        return
+                if not await self._parts.store.is_wanted(self._claim):
+                    return
+            except FabricError as error:
+                log.warning("job %s: claim not renewed: %s", self.job_id, error)
+            await asyncio.sleep(WATCH_S)
+            since_renewal += WATCH_S
+
+    async def work(self) -> None:
+        """Generate and commit until the job has ended or is lost."""
+        store = self._parts.store
+        job = await store.get(self.job_id)
+        if job is None:
+            return
+        try:
+            recorder = await self._in_executor(self._open_recorder, job.request)
+            try:
+                fingerprint = f"{self._parts.fingerprint} {recorder.init}"
+                begun = await store.begin(self._claim, fingerprint)
+                if begun is not None:
+                    await self._generate(begun, recorder)
+            finally:
+                self._parts.engine.submit(Stop(self._session))
+                await self._in_executor(recorder.close)
+        except FabricError:
+            # Unrenewed, the ticket goes to whoever reaches Redis first; nothing is lost.
+            raise
+        except JobFailed as failure:
+            await store.fail(self._claim, failure.error)
+        except OSError as error:
+            log.exception("job %s: files cannot be written", self.job_id)
+            reason = error.strerror or type(error).__name__
+            message = f"The worker could not write the video's files: {reason}."
+            await store.fail(self._claim, JobError("storage_failed", message))
+        except Exception as error:
+            log.exception("job %s ended by a fault", self.job_id)
+            message = f"A fault of the server ({type(error).__name__}); its log has more."
+            await store.fail(self._claim, JobError("internal_error", message))
+
+    async def clear_up(self) -> None:
+        """Remove the files of a job that was deleted while this run could still write."""
+        with contextlib.suppress(FabricError):
+            if await self._parts.store.get(self.job_id) is None:
+                await self._in_executor(self._folder.remove)
+
+    async def _generate(self, begun: Begun, recorder: Recorder) -> None:
+        request, store = begun.job.request, self._parts.store
+        recorder.start = begun.job.frames_committed
+        if recorder.start < request.num_frames:
+            events = await self._admit(request)
+            done = 0
+            while done < request.num_frames:
+                event = await events.get()
+                if isinstance(event, SessionEnded):
+                    raise JobFailed("generation_failed", _why_short(event, request))
+                if not isinstance(event, ChunkReady):
+                    continue
+                done = event.first_frame + event.num_frames
+                frames = event.frames.numpy()
+                segment = await self._in_executor(recorder.add, event.first_frame, frames)
+                if segment is not None and not await store.commit(self._claim, segment):
+                    return
+                if not await store.advance(self._claim, min(done, request.num_frames)):
+                    return
+                self._parts.engine.submit(Credit(self._session, done - 1))
+        segments = await store.segments(self.job_id)
+        result = await self._in_executor(recorder.finish, segments)
+        await store.complete(self._claim, result)
+
+    async def _admit(self, request: JobRequest) -> "asyncio.Queue[EngineEvent]":
+        """Wait until the engine takes the job in; return the queue of its events."""
+        events: asyncio.Queue[EngineEvent] = asyncio.Queue()
+        spec = await self._in_executor(self._spec, request)
+        while True:
+            answer = await self._parts.engine.admit(spec, events.put_nowait)
+            if isinstance(answer, Admitted):
+                return events
+            if isinstance(answer, Refused):
+                raise JobFailed(answer.code, answer.message)
+            await asyncio.sleep(WAIT_S)
+
+    def _spec(self, request: JobRequest) -> StreamSpec:
+        image = None
+        if request.has_image:
+            image = images.pixels((self._folder.path / START_IMAGE).read_bytes())
+        return stream_spec(self._session, request, image)
+
+    def _open_recorder(self, request: JobRequest) -> Recorder:
+        return Recorder(self._folder, request, self._parts.make_encoder, self._claim.epoch)
+
+    async def _in_executor(self, function: Callable[..., T], *args: object) -> T:
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._parts.executor, function, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped; what comes next must not meet it still working.
+            await asyncio.wait({future})
+            raise
+
+
+def stream_spec(
+    session_id: str, request: JobRequest, image: NDArray[np.uint8] | None
+) -> StreamSpec:
+    """Return what the engine is asked for a job; a time becomes the first frame not before it."""
+    parts = [
+        tuple(PromptPart(part.text, part.weight) for part in prompt.parts)
+        for prompt in request.prompts
+    ]
+    return StreamSpec(
+        session_id=session_id,
+        prompts=parts[0],
+        seed=request.seed,
+        width=request.width,
+        height=request.height,
+        fps=request.fps,
+        num_frames=request.num_frames,
+        num_steps=request.steps,
+        kind="job",
+        pacing="asap",
+        timed_prompts=tuple(
+            TimedPrompt(math.ceil(prompt.at_s * request.fps - 1e-6), blend)
+            for prompt, blend in zip(request.prompts[1:], parts[1:], strict=True)
+        ),
+        start_image=image,
+    )
+
+
+def _why_short(event: SessionEnded, request: JobRequest) -> str:
+    why = event.error or event.reason
+    return f"Generation ended after {event.frames} of {request.num_frames} frames: {why}."
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    """Cancel a task and wait until it has ended; its failure was or will be reported."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
