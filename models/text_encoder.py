@@ -82,12 +82,14 @@ class _Attention(nn.Module):
         self.o = nn.Linear(config.dim_attn, config.dim, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        # bias: [B, N, P, P]; the softmax is float32 whatever the weights are.
+        # bias: [B, N, P, P]. Scores are not scaled down, so bfloat16 would round them by whole
+        # tenths: they and their softmax are at least float32 whatever the weights are.
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q, self.k, self.v)
         )
-        scores = (q @ k.transpose(-1, -2)).float() + bias
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scores = q.to(wide) @ k.to(wide).transpose(-1, -2) + bias
         y = scores.softmax(-1).to(v.dtype) @ v
         return self.o(y.transpose(1, 2).flatten(2))
 
@@ -166,7 +168,9 @@ class UMT5(nn.Module):
         rows = relative_buckets(
             position[None, :] - position[:, None], self.config.buckets, self.config.max_distance
         )
+        # Activations of T5 grow large, so the sum over blocks is float32 under bfloat16 weights.
         x: Tensor = self.token_embedding(ids)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         padding = torch.zeros(mask.shape, dtype=torch.float32, device=ids.device)
         padding = padding.masked_fill(mask == 0, torch.finfo(x.dtype).min)[:, None, None, :]
         for block in self.blocks:
