@@ -1,0 +1,99 @@
+"""Where the subject is at a time: six motions, all without a start or an end.
+
+Positions are in picture heights, x to the right and y down. Computed on the host in
+float64, so minute 500 is as exact as second 0. Knows nothing of pixels.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.train.world_scene import ASPECT, ATTRIBUTES, SceneBatch
+
+WRAP_X = ASPECT + 0.10
+"""A drifting subject comes back after this many heights, as soon as it has left."""
+
+WRAP_Y = 1.10
+FLOOR = 0.80
+"""Row on which standing subjects stand, in heights from the top."""
+
+_FLOATING = ("balloon", "bird", "fish", "lantern")
+_DRIFT_SPEED = 0.36  # heights a second
+_RISE_SPEED = 0.30
+_BOUNCE_S = 1.25
+_BOUNCE_HEIGHT = 0.30
+_CIRCLE_S = 3.0
+_CIRCLE_X, _CIRCLE_Y = 0.34, 0.19
+_EDGE = 0.42
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Positions of one batch over time.
+
+    Attributes:
+        x: ``[B, T]`` centre, heights, within one wrap of the picture.
+        y: ``[B, T]`` centre, heights.
+        radius: ``[B]`` half the subject's height, heights.
+        facing: ``[B]`` -1 when the subject looks left, else 1.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    facing: NDArray[np.float64]
+
+
+def track(batch: SceneBatch, times_s: NDArray[np.float64]) -> Track:
+    """Follow the subject of every scene.
+
+    Args:
+        batch: Scenes.
+        times_s: ``[B, T]`` or ``[1, T]`` world times in seconds.
+    """
+    layout = batch.layout(8).astype(np.float64)
+    radius = 0.165 + 0.035 * layout[:, 0]
+    since = times_s - batch.anchor_s[:, None]
+    phase = since + 4.0 * layout[:, 1:2]
+    motion = [ATTRIBUTES["motion"][code] for code in batch.column("motion").tolist()]
+    kind = [ATTRIBUTES["subject"][code] for code in batch.column("subject").tolist()]
+    floats = np.array([k in _FLOATING for k in kind])
+    standing_y = np.where(floats, 0.44 + 0.08 * layout[:, 2], FLOOR - radius)
+
+    def where(name: str) -> NDArray[np.bool_]:
+        return np.array([m == name for m in motion])[:, None]
+
+    x = np.broadcast_to(batch.anchor_x[:, None], phase.shape).copy()
+    y = np.broadcast_to(standing_y[:, None], phase.shape).copy()
+    drift = where("right").astype(np.float64) - where("left")
+    x += drift * _DRIFT_SPEED * since
+    hop = np.abs(np.sin(np.pi * phase / _BOUNCE_S))
+    y = np.where(where("bounces"), (FLOOR - radius)[:, None] - _BOUNCE_HEIGHT * hop, y)
+    y = np.where(where("rises"), 0.5 - _RISE_SPEED * phase, y)
+    angle = 2 * np.pi * phase / _CIRCLE_S
+    centre = np.clip(batch.anchor_x, 0.60, ASPECT - 0.60)[:, None]
+    x = np.where(where("circles"), centre + _CIRCLE_X * np.cos(angle), x)
+    y = np.where(where("circles"), 0.45 + _CIRCLE_Y * np.sin(angle), y)
+    facing = np.where(drift[:, 0] < 0, -1.0, 1.0)
+    return Track(np.mod(x + 0.05, WRAP_X) - 0.05, np.mod(y + 0.05, WRAP_Y) - 0.05, radius, facing)
+
+
+def anchored(before: SceneBatch, after: SceneBatch, time_s: NDArray[np.float64]) -> SceneBatch:
+    """Let a changed motion start where the old one is at ``time_s [B]``.
+
+    Rows whose motion and kind of subject did not change keep their anchor, so their
+    movement goes on without a break.
+    """
+    arrived = track(before, time_s[:, None]).x[:, 0]
+    drifts = np.isin(
+        after.column("motion"),
+        [ATTRIBUTES["motion"].index("left"), ATTRIBUTES["motion"].index("right")],
+    )
+    inside = np.clip(arrived, _EDGE, ASPECT - _EDGE)
+    changed = before.column("motion") != after.column("motion")
+    return replace(
+        after,
+        anchor_x=np.where(changed, np.where(drifts, arrived, inside), before.anchor_x),
+        anchor_s=np.where(changed, time_s, before.anchor_s),
+    )
