@@ -15,6 +15,20 @@ from models.kv import KVView
 from models.sampler import Schedule
 from models.transformer import PromptKV
 
+
+@dataclass(frozen=True, slots=True)
+class DeviceSchedule:
+    """A schedule whose numbers lie on the device, where a captured graph reads them.
+
+    Attributes:
+        timesteps: one float64 number each.
+        sigmas: the same.
+    """
+
+    timesteps: tuple[Tensor, ...]
+    sigmas: tuple[Tensor, ...]
+
+
 Draw = Callable[[int], Tensor]
 """Noise of a step, ``[B, F, C, H, W]`` float32: 0 is where the chunk starts from."""
 
@@ -33,6 +47,6 @@ class ChunkBatch:
 
     kv: KVView
     prompt: PromptKV
-    schedule: Schedule
+    schedule: Schedule | DeviceSchedule
     draw: Draw
-    context_timestep: float | None
+    context_timestep: float | Tensor | None

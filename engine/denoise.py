@@ -10,14 +10,16 @@ Sampler: re-noise to the next sigma after each clean estimate, as in Self Forcin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from engine.batch import ChunkBatch
+from engine.batch import ChunkBatch, Draw
 from models.kv import KVView
-from models.sampler import renoise, x0_from_velocity
+from models.paged_kv import RowPages
+from models.sampler import Schedule, renoise, x0_from_velocity
 from models.transformer import PromptKV
 
 
@@ -37,6 +39,22 @@ class Trace(Protocol):
         ...
 
 
+class ChunkDenoiser(Protocol):
+    """Denoises chunks over a pool of pages, as ``engine.cuda_graph`` does by replaying graphs."""
+
+    def chunk(
+        self,
+        rows: Sequence[RowPages],
+        latent_hw: tuple[int, int],
+        prompts: Sequence[PromptKV],
+        schedule: Schedule,
+        draw: Draw,
+        context_timestep: float | None,
+    ) -> Tensor:
+        """Return clean latents ``[B, F, C, H, W]`` float32, as ``denoise`` does."""
+        ...
+
+
 def denoise(network: Network, batch: ChunkBatch, trace: Trace | None = None) -> Tensor:
     """Denoise one chunk for every row of ``batch`` and leave its clean keys in the cache.
 
@@ -50,7 +68,10 @@ def denoise(network: Network, batch: ChunkBatch, trace: Trace | None = None) -> 
     """
     noisy = batch.draw(0)
     clean = noisy
-    steps = list(zip(batch.schedule.timesteps, batch.schedule.sigmas, strict=True))
+    schedule = batch.schedule
+    steps: list[tuple[float | Tensor, float | Tensor]] = list(
+        zip(schedule.timesteps, schedule.sigmas, strict=True)
+    )
     for step, (timestep, sigma) in enumerate(steps):
         if step > 0:
             noisy = renoise(clean, batch.draw(step), sigma)
@@ -69,6 +90,8 @@ def denoise(network: Network, batch: ChunkBatch, trace: Trace | None = None) -> 
     return clean
 
 
-def _times(latents: Tensor, timestep: float) -> Tensor:
+def _times(latents: Tensor, timestep: float | Tensor) -> Tensor:
     """One timestep for every frame of every row, ``[B, F]``."""
+    if isinstance(timestep, Tensor):
+        return timestep.to(torch.float32).expand(latents.shape[:2])
     return torch.full(latents.shape[:2], timestep, dtype=torch.float32, device=latents.device)

@@ -7,22 +7,40 @@ says and what latents look like as pixels it does not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from engine.batch import ChunkBatch, Draw
-from engine.denoise import Network, Trace, denoise
+from engine.denoise import ChunkDenoiser, Network, Trace, denoise
 from engine.page_pool import PagePool
 from engine.recache import strategy_for
 from engine.stream import Stream
 from engine.window import PageTable
-from kernels.backend import Kernels
 from models.config import TransformerConfig
+from models.kv import KVView
 from models.paged_kv import KVPool, PagedKV, RowPages
-from models.policy import CachePolicy
+from models.policy import CachePolicy, RopeMode
 from models.sampler import Schedule
 from models.transformer import PromptKV
+
+
+class MakeView(Protocol):
+    """Makes the view that a batch's passes over one chunk have of the pool."""
+
+    def __call__(
+        self,
+        pool: KVPool,
+        rows: Sequence[RowPages],
+        grid: tuple[int, int],
+        rope: RopeMode,
+        *,
+        block_causal: int | None,
+        past_weight: float,
+    ) -> KVView:
+        """See ``PagedKV``."""
+        ...
 
 
 class Generator:
@@ -33,7 +51,8 @@ class Generator:
         config: Its sizes.
         policy: How its cache behaves.
         pool: Memory of the keys and values.
-        kernels: Passed to the paged view; None is plain torch.
+        make_view: Another paged view, for a device that has a faster one.
+        denoiser: Makes chunks in its own way, over the same pool; None is the plain loop.
     """
 
     def __init__(
@@ -42,14 +61,16 @@ class Generator:
         config: TransformerConfig,
         policy: CachePolicy,
         pool: KVPool,
-        kernels: Kernels | None = None,
+        make_view: MakeView = PagedKV,
+        denoiser: ChunkDenoiser | None = None,
     ) -> None:
         self.pages = PagePool(pool.pages)
         self.pool = pool
         self.policy = policy
         self._network = network
         self._config = config
-        self._kernels = kernels
+        self._make_view = make_view
+        self._denoiser = denoiser
         self._recache = strategy_for(policy)
 
     def window_frames(self, total_latents: int | None) -> int:
@@ -125,15 +146,22 @@ class Generator:
             self.recache(stream, prompt, changed)
         for stream in streams:
             stream.table.append(frames)
-        clean = last or not self._recache.clean_pass
-        batch = ChunkBatch(
-            kv=self._view(streams[0], [stream.table.row(frames) for stream in streams]),
-            prompt=PromptKV.stack(prompts),
-            schedule=schedule,
-            draw=draw,
-            context_timestep=None if clean else self.policy.context_timestep,
-        )
-        latents = denoise(self._network, batch, trace)
+        rows = [stream.table.row(frames) for stream in streams]
+        skip = last or not self._recache.clean_pass
+        context = None if skip else self.policy.context_timestep
+        if self._denoiser is not None and trace is None:
+            latents = self._denoiser.chunk(
+                rows, streams[0].latent_hw, prompts, schedule, draw, context
+            )
+        else:
+            batch = ChunkBatch(
+                kv=self._view(streams[0], rows),
+                prompt=PromptKV.stack(prompts),
+                schedule=schedule,
+                draw=draw,
+                context_timestep=context,
+            )
+            latents = denoise(self._network, batch, trace)
         for row, stream in enumerate(streams):
             stream.extend(latents[row : row + 1])
         return latents
@@ -159,16 +187,15 @@ class Generator:
 
     def _view(
         self, stream: Stream, rows: Sequence[RowPages], block_causal: int | None = None
-    ) -> PagedKV:
-        return PagedKV(
+    ) -> KVView:
+        return self._make_view(
             self.pool,
             rows,
             self._config.grid(*stream.latent_hw),
             self.policy.rope,
-            self._kernels,
-            block_causal,
+            block_causal=block_causal,
             # The recompute of a context is plain attention (as in the public implementations).
-            1.0 if block_causal is not None else self.policy.past_weight,
+            past_weight=1.0 if block_causal is not None else self.policy.past_weight,
         )
 
     def _pages_per_frame(self, latent_hw: tuple[int, int]) -> int:

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from kernels.rope import angles, token_positions
 
-__all__ = ["NO_PAGE", "PagePlan", "PageRun", "gather_pages", "make_plan", "page_runs"]
+__all__ = [
+    "NO_PAGE",
+    "PagePlan",
+    "PageRun",
+    "gather_pages",
+    "in_stretches",
+    "make_plan",
+    "page_runs",
+]
 
 NO_PAGE = -1
 """A page number that is never written: the frame's keys and values are dropped."""
@@ -95,6 +103,11 @@ def page_runs(pages: Sequence[int], bias: Sequence[float] | None = None) -> tupl
         else:
             runs.append(PageRun(page, 1, score))
     return tuple(runs)
+
+
+def in_stretches(rows: Sequence[Sequence[PageRun]]) -> bool:
+    """Whether the pages of every row follow one another, whatever their bias."""
+    return all(a.first + a.pages == b.first for runs in rows for a, b in pairwise(runs))
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> list[list[int]]:

@@ -9,12 +9,19 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 import torch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpu(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that needs a CUDA device; elsewhere it is skipped."""
+    skip = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
+    return pytest.mark.gpu(skip(test))
 
 
 def _interpreted() -> bool:
