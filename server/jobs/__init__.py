@@ -1,1 +1,12 @@
-"""Video jobs: ``/v1/videos``, their durable records, segments and the code that runs them."""
+"""Video jobs: ``/v1/videos``, their durable records, segments and the code that runs them.
+
+``models``    what may be asked, checked.   ``forms``, ``images``  how it arrives.
+``record``    a job as it stands, and the OpenAI Video object.
+``store``     records in Redis, every change one script (``scripts``), fenced by the claim's epoch.
+``segments``  a job's files, each written whole.   ``recorder``  chunks to segments.
+``runner``    one claimed job from begin to end.
+``routes``    HTTP, with ``playlist`` (HLS) and ``sse`` (events).
+
+A worker passes ``JobRunner(RunnerParts(store=JobStore(redis, clock), engine=bridge, ...))`` to its
+host as ``run_job``; a gateway includes ``jobs_router(JobParts(...))`` in its application.
+"""

@@ -19,7 +19,6 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.routing import APIRoute
 
 from server.catalogue import ModelCard
-from server.fabric.connection import FabricError
 from server.jobs.errors import Refusal, RequestRefused, not_found, refuse, shown
 from server.jobs.forms import Upload, read_body
 from server.jobs.images import read_start_image
@@ -68,14 +67,6 @@ class _EnvelopeRoute(APIRoute):
                 return await handler(request)
             except RequestRefused as refused:
                 refusal = refused.refusal
-            except FabricError:
-                refusal = Refusal(
-                    "The server cannot reach Redis at the moment; try again.",
-                    code="fabric_unavailable",
-                    status=503,
-                    kind="server_error",
-                    headers={"Retry-After": "2"},
-                )
             return JSONResponse(refusal.envelope(), refusal.status, dict(refusal.headers))
 
         return answer
