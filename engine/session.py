@@ -83,18 +83,25 @@ class Session:
         spec: As admitted.
         shape: How its stream is cut into chunks.
         steps: Denoising steps when there is time.
+        pinned: Never use fewer.
         expected_s: Time one chunk is expected to take.
         now: When it was admitted.
     """
 
     def __init__(
-        self, spec: StreamSpec, shape: ChunkShape, steps: int, expected_s: float, now: float
+        self,
+        spec: StreamSpec,
+        shape: ChunkShape,
+        steps: int,
+        pinned: bool,
+        expected_s: float,
+        now: float,
     ) -> None:
         self.spec = spec
         self.shape = shape
         self.prompts = PromptTimeline(spec.prompts, spec.timed_prompts)
         self.playout = Playout(spec.pacing, spec.fps, shape.chunk_frames, expected_s)
-        self.governor = StepGovernor(steps, pinned=spec.num_steps is not None)
+        self.governor = StepGovernor(steps, pinned)
         self.chunk_index = 0
         self.last_run = float("-inf")
         self._admitted = now

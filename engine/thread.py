@@ -129,10 +129,10 @@ class EngineThread:
 
     def _run(self) -> None:
         while self._wait_for_work():
+            while self._inbox:
+                self._obey(self._inbox.popleft())
+                self._capacity = self._engine.capacity()
             try:
-                while self._inbox:
-                    self._inbox.popleft()()
-                    self._capacity = self._engine.capacity()
                 self._emit(self._engine.step(self._clock()))
             except Exception as error:
                 # The engine ends the sessions of a failing tick itself; what arrives here is a
@@ -140,6 +140,13 @@ class EngineThread:
                 log.exception("engine failed between ticks")
                 self._emit(self._engine.fail_all(f"internal error: {type(error).__name__}"))
             self._capacity = self._engine.capacity()
+
+    @staticmethod
+    def _obey(command: Callable[[], None]) -> None:
+        try:
+            command()
+        except Exception:
+            log.exception("a command failed and was dropped")
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is a command or a due step; False when stopping."""

@@ -70,6 +70,7 @@ class StreamSpec:
         timed_prompts: In ascending frame order.
         start_image: uint8 RGB ``[H, W, 3]`` of exactly the stream's size that the video starts
             from, or a clip ``[T, H, W, 3]`` that it continues.
+        epoch: Repeated in every chunk.
     """
 
     session_id: str
@@ -84,6 +85,7 @@ class StreamSpec:
     pacing: Pacing = "realtime"
     timed_prompts: tuple[TimedPrompt, ...] = ()
     start_image: npt.NDArray[np.uint8] | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,15 @@ class PromptQueued:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRejected:
+    """The change cannot be shown; the stream goes on as it was."""
+
+    session_id: str
+    event_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class PromptApplied:
     """The change takes effect with this chunk; comes immediately before its ``ChunkReady``.
 
@@ -247,7 +258,13 @@ class SessionEnded:
 
 
 EngineEvent = (
-    ChunkReady | PromptQueued | PromptApplied | PromptSuperseded | SessionPaused | SessionEnded
+    ChunkReady
+    | PromptQueued
+    | PromptRejected
+    | PromptApplied
+    | PromptSuperseded
+    | SessionPaused
+    | SessionEnded
 )
 
 

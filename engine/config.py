@@ -1,0 +1,100 @@
+"""How an engine is set up, and what that makes of a device's memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+
+from models.interface import LoadedModel
+from models.paged_kv import KVPool
+
+UNBOUNDED_WINDOW_FRAMES = 21
+"""Latent frames planned for a stream of a model that attends to everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of an engine.
+
+    Attributes:
+        max_sessions: Live sessions at most.
+        max_jobs: Jobs at most at the same time.
+        max_batch: Most sessions in one forward pass.
+        max_load: Share of the device's time that realtime streams may be promised.
+        memory_share: Share of the device's free memory for caches and decoder states.
+        page_tokens: Tokens of a page; None is a whole latent frame where all sizes allow it.
+        prompt_bytes: Of each of the two caches of prompts.
+        adapt_steps: Lower the steps of streams whose viewers stall.
+    """
+
+    max_sessions: int = 16
+    max_jobs: int = 2
+    max_batch: int = 8
+    max_load: float = 0.9
+    memory_share: float = 0.5
+    page_tokens: int | None = None
+    prompt_bytes: int = 256 << 20
+    adapt_steps: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What an engine reserves.
+
+    Attributes:
+        page_tokens: Tokens of a page.
+        pages: Of the pool, the null page included.
+        extent_pages: Of one stream of the model's first size.
+        decoder_bytes: For all decoders' states.
+        decoder_state_bytes: Of one stream of the model's first size.
+    """
+
+    page_tokens: int
+    pages: int
+    extent_pages: int
+    decoder_bytes: int
+    decoder_state_bytes: int
+
+
+def plan_memory(model: LoadedModel, config: EngineConfig, free_bytes: int) -> MemoryPlan:
+    """Divide ``free_bytes`` of the device among streams.
+
+    Raises:
+        ValueError: Not even one stream fits, or the page size does not divide a latent frame.
+    """
+    sizes = model.entry.sizes
+    network = model.entry.transformer
+    frame_tokens = [math.prod(network.grid(height // 8, width // 8)) for width, height in sizes]
+    page_tokens = config.page_tokens or math.gcd(*frame_tokens)
+    for (width, height), tokens in zip(sizes, frame_tokens, strict=True):
+        if tokens % page_tokens:
+            raise ValueError(
+                f"pages of {page_tokens} tokens with {width}x{height}; a latent frame of that size "
+                f"has {tokens} tokens and a page must divide it; change page_tokens"
+            )
+    frames = model.entry.cache.window_frames or UNBOUNDED_WINDOW_FRAMES
+    page_bytes = KVPool.page_bytes(
+        network.num_layers, page_tokens, network.num_heads, network.head_dim, model.dtype
+    )
+    extent = frames * frame_tokens[0] // page_tokens
+    width, height = sizes[0]
+    decoder = model.codec.state_bytes(height, width)
+    wanted = config.max_sessions + config.max_jobs
+    streams = min(wanted, int(free_bytes * config.memory_share) // (extent * page_bytes + decoder))
+    if streams < 1:
+        raise ValueError(
+            f"{free_bytes} bytes of memory are free and a stream takes "
+            f"{extent * page_bytes + decoder}; at most {config.memory_share:.0%} may be used; "
+            "choose a smaller model or a device with more memory"
+        )
+    return MemoryPlan(page_tokens, 1 + streams * extent, extent, streams * decoder, decoder)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on ``device`` now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,336 @@
+"""The engine: sessions in, chunks of frames out, one tick at a time.
+
+``step(now)`` chooses a batch of sessions, makes one chunk for each and returns what happened. It
+is single-threaded and, given the same calls at the same times, does the same. It joins the parts
+and decides nothing they could decide: whose turn it is (``scheduler``), who is let in
+(``admission``), what a stream shows (``session``), how latents are made (``generator``) and
+become frames (``pixels``). It knows neither threads nor wires.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.admission import Demand
+from engine.config import EngineConfig, MemoryPlan, free_memory, plan_memory
+from engine.cost_table import CostTable
+from engine.door import Door
+from engine.generator import Generator
+from engine.measure import measure_costs
+from engine.pixels import Pixels
+from engine.prompt_timeline import problem_with
+from engine.prompts import PromptStore
+from engine.scheduler import Candidate, SchedulerOutput, schedule
+from engine.session import ChunkPlan, Session
+from engine.start import chunk_shape, start_frames
+from engine.stream import Stream
+from engine.types import (
+    Admission,
+    Admitted,
+    Capacity,
+    ChunkReady,
+    Command,
+    Credit,
+    EndReason,
+    EngineEvent,
+    Pause,
+    Play,
+    PromptRejected,
+    PromptUpdate,
+    SessionEnded,
+    Stop,
+    StreamSpec,
+    UpdatePrompt,
+    Wait,
+)
+from models.interface import LoadedModel
+from models.noise import noise
+from models.paged_kv import KVPool
+from models.sampler import Schedule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A session with its device state and what it was counted for at the door."""
+
+    session: Session
+    stream: Stream
+    demand: Demand
+
+
+def plain_generator(model: LoadedModel, pool: KVPool) -> Generator:
+    """Build the generator that runs the model's transformer as it is."""
+    return Generator(model.transformer, model.entry.transformer, model.entry.cache, pool)
+
+
+class Engine:
+    """All sessions of one device.
+
+    Args:
+        model: What generates.
+        config: Settings.
+        clock: Monotonic seconds; measures how long things take, ``now`` decides what is due.
+        costs: Instead of measuring at start-up.
+        memory: Instead of looking at the device's free memory.
+        make_generator: Builds the generator over the pool, where a device has a faster one.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: EngineConfig,
+        clock: Callable[[], float],
+        costs: CostTable | None = None,
+        memory: MemoryPlan | None = None,
+        make_generator: Callable[[LoadedModel, KVPool], Generator] | None = None,
+    ) -> None:
+        self.model = model
+        self._config = config
+        self._clock = clock
+        entry, sizes = model.entry, model.entry.transformer
+        self.memory = memory or plan_memory(model, config, free_memory(model.device))
+        pool = KVPool(
+            sizes.num_layers,
+            self.memory.pages,
+            self.memory.page_tokens,
+            sizes.num_heads,
+            sizes.head_dim,
+            model.dtype,
+            model.device,
+        )
+        self.generator = (make_generator or plain_generator)(model, pool)
+        anchors = entry.cache.recache == "every_chunk" and not entry.cache.keep_sink_on_recache
+        context = (entry.cache.window_frames or 0) - entry.cache.chunk_frames
+        self._pixels = Pixels(model.codec, model.device, 1 + 4 * (context - 1) if anchors else 0)
+        self._prompts = PromptStore(model.text, model.transformer.prompt_kv, config.prompt_bytes)
+        self._held: dict[str, _Held] = {}
+        self.costs = costs or measure_costs(
+            model, self.generator, self._prompts, self._pixels, config.max_batch, clock
+        )
+        self._door = Door(model.entry, model.codec, config, self.memory, self.costs)
+
+    # -- sessions -------------------------------------------------------------------------------
+
+    def admit(self, spec: StreamSpec, now: float) -> Admission:
+        """Take a stream in, or say why not."""
+        refused = self._door.problem_with(spec, self._held.keys())
+        if refused is not None:
+            return refused
+        entry = self.model.entry
+        shape = chunk_shape(spec, entry, self.model.codec)
+        total = None if spec.num_frames is None else shape.latents_for(spec.num_frames)
+        latent_hw = (spec.height // 8, spec.width // 8)
+        demand = self._door.demand(spec, self.generator.pages_for(latent_hw, total))
+        closed = self._door.closed_to(demand, self._demands())
+        if closed is not None:
+            return closed
+        stream = self.generator.open(latent_hw, total)
+        if stream is None:
+            return Wait(f"the stream needs {demand.pages} pages; fewer are free")
+        pinned = spec.num_steps is not None or not self._config.adapt_steps
+        session = Session(
+            spec, shape, spec.num_steps or len(entry.sampler.steps), pinned, demand.chunk_s, now
+        )
+        self._held[spec.session_id] = _Held(session, stream, demand)
+        return Admitted(spec.session_id, shape.chunk_frames)
+
+    def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
+        """Carry out one command; one for a session that is gone does nothing."""
+        held = self._held.get(command.session_id)
+        if held is None:
+            return ()
+        session = held.session
+        match command:
+            case UpdatePrompt(update=update):
+                return self._update_prompt(session, update)
+            case Credit(frame=frame):
+                session.playout.credit(frame, now)
+            case Pause():
+                return session.pause(now)
+            case Play():
+                session.play(now)
+            case Stop():
+                return (self._end(command.session_id, "stopped"),)
+        return ()
+
+    def fail_all(self, error: str) -> tuple[EngineEvent, ...]:
+        """End every session with ``error``."""
+        return tuple(self._end(session_id, "error", error) for session_id in list(self._held))
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def next_deadline(self, now: float) -> float | None:
+        """Return when ``step`` next has work without a further command; None is never."""
+        times = [held.session.runnable_at() for held in self._held.values()]
+        return min((at for at in times if at is not None), default=None)
+
+    def step(self, now: float) -> tuple[EngineEvent, ...]:
+        """Make at most one chunk for each session of one batch."""
+        output = schedule(self._candidates(now), self.costs, now, self._config.max_batch)
+        if output is None:
+            return ()
+        try:
+            return self._tick(output, now)
+        except Exception as error:
+            log.exception("a tick failed for %s", ", ".join(output.session_ids))
+            reason = f"{type(error).__name__}: {error}"
+            return tuple(
+                self._end(session_id, "error", reason)
+                for session_id in output.session_ids
+                if session_id in self._held
+            )
+
+    def capacity(self) -> Capacity:
+        """Return how full the engine is."""
+        demands = self._demands()
+        live = sum(demand.kind == "live" for demand in demands)
+        return Capacity(
+            streams_fit=self._door.streams_fit,
+            streams_free=self._door.streams_free(demands),
+            sessions_live=live,
+            sessions_jobs=len(demands) - live,
+            pages_total=self.generator.pages.total,
+            pages_in_use=self.generator.pages.in_use,
+            load=self._door.load(demands),
+            chunk_seconds=self._door.typical.chunk_s,
+        )
+
+    # -- one tick -------------------------------------------------------------------------------
+
+    def _candidates(self, now: float) -> list[Candidate]:
+        candidates = []
+        for session_id, held in self._held.items():
+            session = held.session
+            ready = session.runnable_at()
+            if ready is None or ready > now:
+                continue
+            candidates.append(
+                Candidate(
+                    session_id,
+                    session.spec.kind,
+                    session.spec.pacing,
+                    session.playout.deadline(),
+                    ready,
+                    session.last_run,
+                    session.governor.steps,
+                    self._group(held),
+                )
+            )
+        return candidates
+
+    def _group(self, held: _Held) -> Hashable:
+        """Sessions of one group can share a batch."""
+        session = held.session
+        if session.chunk_index == 0 and session.spec.start_image is not None:
+            return session.spec.session_id
+        index = session.chunk_index
+        first = index == 0 and self.model.entry.sampler.first_chunk_steps is not None
+        return held.stream.latent_hw, session.shape.latents(index), first
+
+    def _tick(self, output: SchedulerOutput, now: float) -> tuple[EngineEvent, ...]:
+        rows = [self._held[session_id] for session_id in output.session_ids]
+        started = self._clock()
+        plans = [held.session.start_chunk(now) for held in rows]
+        if _is_given(rows[0].session, plans[0]):
+            latents = self._given_latents(rows[0], plans[0])
+        else:
+            latents = self._new_latents(rows, plans)
+        denoised = self._clock()
+        events: list[EngineEvent] = []
+        for row, (held, plan) in enumerate(zip(rows, plans, strict=True)):
+            decoding = self._clock()
+            frames = self._pixels.decode(held.stream, latents[row : row + 1])
+            ready = self._clock()
+            elapsed = ready - started
+            slack_s = held.session.finish_chunk(plan, now + elapsed, held.demand.chunk_s)
+            events.extend(held.session.receipts(plan))
+            events.append(
+                ChunkReady(
+                    session_id=held.session.spec.session_id,
+                    epoch=held.session.spec.epoch,
+                    chunk_index=plan.index,
+                    first_frame=plan.first_frame,
+                    num_frames=plan.frames,
+                    frames=_deliver(frames, held.session, plan),
+                    prompt_rev=plan.prompt.rev,
+                    steps=0 if _is_given(held.session, plan) else plan.steps,
+                    queue_ms=1000 * (now - plan.ready_since),
+                    denoise_ms=1000 * (denoised - started),
+                    decode_ms=1000 * (ready - decoding),
+                    slack_s=slack_s,
+                )
+            )
+            if plan.last:
+                events.append(self._end(held.session.spec.session_id, "complete"))
+        return tuple(events)
+
+    def _given_latents(self, held: _Held, plan: ChunkPlan) -> Tensor:
+        """Encode the start image or clip and put it at the start of the stream's cache."""
+        image = held.session.spec.start_image
+        assert image is not None
+        latents = self._pixels.encode(start_frames(image, self.model.entry))
+        assert latents.shape[1] == plan.latents, (latents.shape, plan.latents)
+        self.generator.prefill(held.stream, latents, self._prompts.get(plan.prompt.mix))
+        return latents
+
+    def _new_latents(self, rows: Sequence[_Held], plans: Sequence[ChunkPlan]) -> Tensor:
+        frames = plans[0].latents
+        shape = (frames, self.model.entry.transformer.out_channels, *rows[0].stream.latent_hw)
+
+        def draw(step: int) -> Tensor:
+            drawn = [
+                noise(held.session.spec.seed, plan.index, step, shape)
+                for held, plan in zip(rows, plans, strict=True)
+            ]
+            return torch.stack(drawn).to(self.model.device)
+
+        return self.generator.chunk(
+            [held.stream for held in rows],
+            frames,
+            [self._prompts.get(plan.prompt.mix) for plan in plans],
+            [plan.prompt.changed and plan.prompt.recache is not False for plan in plans],
+            self._schedule(plans[0]),
+            draw,
+            last=all(plan.last for plan in plans),
+        )
+
+    def _schedule(self, plan: ChunkPlan) -> Schedule:
+        sampler = self.model.entry.sampler
+        own = plan.steps == len(sampler.steps)
+        return sampler.schedule(None if own else plan.steps, plan.index)
+
+    # -- details --------------------------------------------------------------------------------
+
+    def _update_prompt(self, session: Session, update: PromptUpdate) -> tuple[EngineEvent, ...]:
+        problem = problem_with(update.prompts)
+        if problem is not None:
+            return (PromptRejected(session.spec.session_id, update.event_id, problem),)
+        return session.update_prompt(update)
+
+    def _demands(self) -> list[Demand]:
+        return [held.demand for held in self._held.values()]
+
+    def _end(self, session_id: str, reason: EndReason, error: str | None = None) -> SessionEnded:
+        held = self._held.pop(session_id)
+        self.generator.close(held.stream)
+        session = held.session
+        return SessionEnded(session_id, reason, session.chunk_index, session.next_frame, error)
+
+
+def _is_given(session: Session, plan: ChunkPlan) -> bool:
+    """Whether the chunk is the image or clip that the stream starts from."""
+    return plan.index == 0 and session.spec.start_image is not None
+
+
+def _deliver(frames: Tensor, session: Session, plan: ChunkPlan) -> Tensor:
+    """Cut decoded frames to what the chunk delivers: the newest of a start, the oldest of an end."""
+    if _is_given(session, plan):
+        frames = frames[frames.shape[0] - session.shape.first_frames :]
+    return frames[: plan.frames]

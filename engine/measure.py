@@ -1,0 +1,94 @@
+"""Times the engine's own operations on the device at start-up, to fill the cost table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from engine.cost_table import CostTable, measure
+from engine.generator import Generator
+from engine.pixels import Pixels
+from engine.prompts import PromptStore
+from engine.stream import Stream
+from engine.types import PromptPart
+from models.interface import LoadedModel
+from models.sampler import Schedule
+
+
+def measure_costs(
+    model: LoadedModel,
+    generator: Generator,
+    prompts: PromptStore,
+    pixels: Pixels,
+    max_batch: int,
+    clock: Callable[[], float],
+) -> CostTable:
+    """Run passes at every batch size that fits, a decode and a recache, with full windows.
+
+    The streams it opens are closed again; the pool is empty before and after.
+    """
+    entry = model.entry
+    width, height = entry.sizes[0]
+    latent_hw = (height // 8, width // 8)
+    frames = entry.cache.chunk_frames
+    window = generator.window_frames(max(frames, 21))
+    streams: list[Stream] = []
+    while len(streams) < max_batch:
+        stream = generator.open(latent_hw, window)
+        if stream is None:
+            break
+        streams.append(stream)
+    assert streams, "the pool has no room for one stream"
+    shape = (entry.transformer.out_channels, *latent_hw)
+    random = torch.Generator().manual_seed(0)
+    prompt = prompts.get((PromptPart("a measurement"),))
+
+    def latents(batch: int, count: int) -> torch.Tensor:
+        drawn = torch.randn(batch, count, *shape, generator=random)
+        return drawn.to(model.device)
+
+    def wait() -> None:
+        # Reading one number makes an asynchronous device finish what was asked of it.
+        generator.pool.k[0, 0, 0, 0, 0].item()
+
+    # Nothing is measured that a stream would not do: chunks of one step without a clean pass.
+    one_step = Schedule((1000.0,), (1.0,))
+
+    def fill(stream: Stream) -> None:
+        while stream.table.next_frame + frames <= window:
+            step(1, [stream])
+
+    def step(batch: int, chosen: list[Stream] | None = None) -> None:
+        rows = chosen or streams[:batch]
+        if entry.cache.window_frames is None:
+            for stream in rows:
+                if stream.table.next_frame + frames > window:
+                    stream.table.clear()
+        noisy = latents(len(rows), frames)
+        generator.chunk(
+            rows,
+            frames,
+            [prompt] * len(rows),
+            [False] * len(rows),
+            one_step,
+            lambda _: noisy,
+            last=True,
+        )
+        wait()
+
+    def decode() -> None:
+        pixels.decode(streams[0], latents(1, frames))
+
+    def recache() -> None:
+        generator.recache(streams[0], prompt)
+        wait()
+
+    try:
+        for stream in streams:
+            fill(stream)
+        batches = [size for size in (1, 2, 4, 8, 16, 32) if size <= len(streams)]
+        return measure(step, decode, recache, batches, clock)
+    finally:
+        for stream in streams:
+            generator.close(stream)
