@@ -14,8 +14,7 @@ GROUP = "workers"
 WORKERS = f"{PREFIX}:workers"
 """Set of worker ids that ever reported; a member without a snapshot is gone."""
 MODELS = f"{PREFIX}:models"
-"""Hash of model name to its card (JSON); outlives workers, so that a start can be checked while
-a worker restarts."""
+"""Set of model names that were ever announced."""
 SESSIONS = f"{PREFIX}:sessions"
 """Sorted set of live session ids by creation time."""
 DEAD = f"{PREFIX}:dead"
@@ -45,3 +44,8 @@ def media(session_id: str) -> str:
 def worker(worker_id: str) -> str:
     """Return the snapshot of one worker (JSON, with a time to live)."""
     return f"{PREFIX}:worker:{worker_id}"
+
+
+def model(name: str) -> str:
+    """Return the card of one model (JSON, with a time to live)."""
+    return f"{PREFIX}:model:{name}"

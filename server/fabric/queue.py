@@ -96,7 +96,7 @@ class WorkQueue:
     async def position(self, entry_id: str) -> int:
         """Return how many tickets, this one included, wait up to this one; 0 when it was taken."""
         last = await self._last_delivered()
-        if _order(entry_id) <= _order(last):
+        if order(entry_id) <= order(last):
             return 0
         return len(await self._redis.do("XRANGE", self.key, f"({last}", entry_id))
 
@@ -138,7 +138,7 @@ def _pairs(reply: object) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _order(entry_id: str) -> tuple[int, int]:
-    """Return a stream id as numbers that compare as Redis does."""
+def order(entry_id: str) -> tuple[int, int]:
+    """Return a stream entry's id as numbers that compare as Redis does."""
     ms, _, sequence = entry_id.partition("-")
     return int(ms), int(sequence or 0)

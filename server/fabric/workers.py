@@ -5,7 +5,7 @@ Any gateway reads all of them for ``/metrics``, ``/readyz``, ``/v1/models`` and 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from server.fabric import keys
@@ -15,6 +15,8 @@ SNAPSHOT_S = 1.0
 """How often a worker reports."""
 SNAPSHOT_LIVES_MS = 5_000
 """Silence after which a worker counts as gone."""
+MODEL_LIVES_MS = 120_000
+"""How long a start is still accepted (and queued) for a model whose last worker went away."""
 
 
 async def report(redis: Connection, worker_id: str, snapshot: Mapping[str, Any]) -> None:
@@ -31,16 +33,8 @@ async def withdraw(redis: Connection, worker_id: str) -> None:
 
 
 async def snapshots(redis: Connection) -> dict[str, dict[str, Any]]:
-    """Return the snapshot of every worker alive, by worker id; forgets the others' names."""
-    names = sorted(name.decode() for name in await redis.do("SMEMBERS", keys.WORKERS))
-    if not names:
-        return {}
-    found = await redis.do("MGET", *(keys.worker(name) for name in names))
-    alive = {n: json.loads(text) for n, text in zip(names, found, strict=True) if text is not None}
-    gone = [name for name in names if name not in alive]
-    if gone:
-        await redis.do("SREM", keys.WORKERS, *gone)
-    return alive
+    """Return the snapshot of every worker alive, by worker id."""
+    return await _alive(redis, keys.WORKERS, keys.worker)
 
 
 async def is_alive(redis: Connection, worker_id: str) -> bool:
@@ -49,10 +43,26 @@ async def is_alive(redis: Connection, worker_id: str) -> bool:
 
 
 async def announce_model(redis: Connection, name: str, card: Mapping[str, Any]) -> None:
-    """Publish what a model can do; it stays after the worker has gone."""
-    await redis.do("HSET", keys.MODELS, name, json.dumps(card))
+    """Publish what a model can do; it outlives its worker by ``MODEL_LIVES_MS``."""
+    await redis.do("SADD", keys.MODELS, name)
+    await redis.do("SET", keys.model(name), json.dumps(card), "PX", MODEL_LIVES_MS)
 
 
 async def model_cards(redis: Connection) -> dict[str, dict[str, Any]]:
-    """Return the card of every model ever announced, by name."""
-    return {name: json.loads(text) for name, text in (await redis.hash(keys.MODELS)).items()}
+    """Return the card of every model announced lately, by name."""
+    return await _alive(redis, keys.MODELS, keys.model)
+
+
+async def _alive(
+    redis: Connection, index: str, key: Callable[[str], str]
+) -> dict[str, dict[str, Any]]:
+    """Return the values of an index's names that have not expired; forget the other names."""
+    names = sorted(name.decode() for name in await redis.do("SMEMBERS", index))
+    if not names:
+        return {}
+    found = await redis.do("MGET", *(key(name) for name in names))
+    alive = {n: json.loads(text) for n, text in zip(names, found, strict=True) if text is not None}
+    gone = [name for name in names if name not in alive]
+    if gone:
+        await redis.do("SREM", index, *gone)
+    return alive

@@ -27,8 +27,8 @@ class SessionQueued(_Message):
 class StreamConfig(_Message):
     """What a player must know.
 
-    ``init`` is base64 of the decoder configuration record (``avcc``) or of the fMP4 init segment
-    (``m4s``, where the first binary carries it too); absent for VP8 and JPEG.
+    ``init`` is base64 of the decoder configuration record, for ``avcc`` with a codec that has one.
+    For ``m4s`` the first binary begins with the init segment instead.
     """
 
     model: str

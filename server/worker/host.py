@@ -72,7 +72,6 @@ class WorkerHost:
             RuntimeError: The engine's thread died; nothing more can be served here.
         """
         redis, name = self._parts.redis, self._card.name
-        await workers.announce_model(redis, name, self._card.to_json())
         live, job = WorkQueue(redis, name, "live"), WorkQueue(redis, name, "job")
         loops: list[Coroutine[Any, Any, None]] = [self._report()]
         loops.append(self._pull(live, self._room_live, self._serve_live))
@@ -176,6 +175,7 @@ class WorkerHost:
                 raise RuntimeError("the engine's thread died; this worker cannot go on")
             try:
                 redis, worker_id = self._parts.redis, self._settings.worker_id
+                await workers.announce_model(redis, self._card.name, self._card.to_json())
                 await workers.report(redis, worker_id, self.snapshot())
             except FabricError as error:
                 log.warning("no report for now, Redis does not answer: %s", error)

@@ -1,0 +1,85 @@
+"""The FastAPI application of one gateway: routes, the gate before them, the page.
+
+Stateless: everything it knows about streams and jobs is in the fabric.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.gateway import realtime, status, streams
+from server.gateway.context import Gateway
+from server.gateway.envelope import envelope, install
+
+WEB = Path(__file__).resolve().parents[2] / "clients" / "web"
+"""The page and player."""
+
+
+class GateMiddleware:
+    """Checks keys for everything that is not the page, and origins for whatever changes something.
+
+    WebSocket handshakes are checked by their own route, which can answer them.
+    """
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gate = gateway.gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with a refusal."""
+        if scope["type"] == "http":
+            request = Request(scope)
+            path = request.url.path
+            refusal = None
+            if path.startswith("/v1/") or path == "/metrics":
+                refusal = self._gate.check_key(request.headers, request.query_params)
+            if request.method not in ("GET", "HEAD", "OPTIONS"):
+                refusal = self._gate.check_origin(request.headers) or refusal
+            if refusal is not None:
+                answer = envelope(refusal.status, refusal.code, refusal.message)
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def create_app(
+    gateway: Gateway,
+    routers: Sequence[APIRouter] = (),
+    installers: Sequence[Callable[[FastAPI], None]] = (),
+    web: Path | None = WEB,
+) -> FastAPI:
+    """Build the application.
+
+    Args:
+        gateway: What the routes share; its connection is closed with the application.
+        routers: More routes, such as those of jobs.
+        installers: Called with the application, for exception handlers of those routes.
+        web: Folder of the page, mounted at ``/``; None for none.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await gateway.redis.close()
+
+    app = FastAPI(
+        title="Longtake",
+        summary="Live streams and jobs of causal video models.",
+        lifespan=lifespan,
+    )
+    install(app)
+    for installer in installers:
+        installer(app)
+    for routes in (realtime.router(gateway), streams.router(gateway), status.router(gateway)):
+        app.include_router(routes)
+    for routes in routers:
+        app.include_router(routes)
+    app.add_middleware(GateMiddleware, gateway=gateway)
+    if web is not None and web.is_dir():
+        app.mount("/", StaticFiles(directory=web, html=True), name="page")
+    return app

@@ -1,0 +1,296 @@
+"""One owner's stream on one connection: media out, control in, signs of life.
+
+``Owner`` runs from an accepted start or resume until the stream ends or the connection is lost. It
+sends through the callable it is given and knows no sockets.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+
+from server.entries import ChunkEntry, config_from_json
+from server.fabric.connection import FabricError
+from server.fabric.queue import WorkQueue
+from server.fabric.record import read_record
+from server.fabric.streams import send_control
+from server.fabric.workers import is_alive
+from server.gateway.context import Gateway
+from server.gateway.opening import Opened, withdraw
+from server.gateway.reader import MediaReader, Notice
+from server.gateway.wrap import Wrapper, stream_config
+from server.live import prompt_parts
+from server.media.types import CodecConfig
+from server.wire import messages_in as said
+from server.wire.messages_out import (
+    ErrorMessage,
+    InteractionApplied,
+    InteractionQueued,
+    InteractionSuperseded,
+    ServerMessage,
+    SessionDone,
+    SessionPaused,
+    SessionQueued,
+    VideoStart,
+)
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 0.5
+READ_MS = 250
+SILENT_READS = 12
+"""Reads without media after which the worker's health is looked at (3 s)."""
+GIVE_UP_S = 30.0
+"""How long Redis may stay away before the connection is ended."""
+
+Send = Callable[[ServerMessage, bytes | None], Awaitable[None]]
+
+
+class TakenOver(Exception):
+    """Another connection resumed this stream."""
+
+
+class Owner:
+    """Serves one stream to the connection that owns it."""
+
+    def __init__(self, gateway: Gateway, opened: Opened, send: Send, began: float) -> None:
+        spec = opened.spec
+        self.opened = opened
+        self._gateway = gateway
+        self._redis = gateway.redis
+        self._send = send
+        self._began = began
+        self._reader = MediaReader(self._redis, opened.session_id, spec.codec)
+        self._wrapper = Wrapper(opened.wire_format, spec.codec, (spec.width, spec.height), spec.fps)
+        self._started = False
+        self._first_sent = opened.resumed_after is not None
+        self._position = -1
+        self._received_at: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Send media until the stream ends.
+
+        Raises:
+            TakenOver: Another connection owns the stream now.
+        """
+        beat = asyncio.create_task(self._beat())
+        try:
+            await self._pump()
+        finally:
+            beat.cancel()
+            await asyncio.gather(beat, return_exceptions=True)
+
+    async def lost(self) -> None:
+        """Tell the worker that the connection is gone; a stream still queued is dropped."""
+        opened = self.opened
+        try:
+            if not await self._withdraw():
+                await self._control({"type": "detach", "conn": opened.connection})
+        except FabricError as error:
+            log.warning("stream %s: goodbye not told: %s", opened.session_id, error)
+
+    async def _withdraw(self) -> bool:
+        opened = self.opened
+        return await withdraw(self._gateway, opened.spec.model, opened.ticket, opened.session_id)
+
+    # -- control in ------------------------------------------------------------------------------
+
+    async def obey(self, message: said.ClientMessage) -> None:
+        """Carry out one message of the client."""
+        match message:
+            case said.PlaybackAck():
+                await self._control(
+                    {"type": "ack", "frame": message.frame, "hidden": message.hidden}
+                )
+            case said.SessionInteraction():
+                await self._interact(message.interaction)
+            case said.SessionPause():
+                await self._control({"type": "pause"})
+            case said.SessionPlay():
+                await self._control({"type": "play"})
+            case said.SessionKeyframe():
+                await self._reader.seek(None)
+            case said.SessionStop():
+                # A stream no worker has taken ends here; its `done` comes through the pump.
+                if not await self._withdraw():
+                    await self._control({"type": "stop"})
+            case _:
+                raise AssertionError(f"{message.type} is not for a running stream")
+
+    async def _interact(self, interaction: said.Interaction) -> None:
+        event = interaction.event
+        event_id = interaction.event_id or f"evt_{secrets.token_hex(6)}"
+        self._received_at[event_id] = self._gateway.clock()
+        # Sent first: `applied` may come through the pump as soon as the worker knows.
+        await self._send(InteractionQueued(event_id=event_id), None)
+        try:
+            await self._control(
+                {
+                    "type": "prompt",
+                    "event_id": event_id,
+                    "prompts": prompt_parts(event),
+                    "transition_chunks": event.transition_chunks,
+                    "recache": event.recache,
+                }
+            )
+        except FabricError:
+            message = "the change could not be passed on to the worker; send it again"
+            await self._send(
+                ErrorMessage(
+                    code="interaction_failed", message=message, event_id=event_id, retryable=True
+                ),
+                None,
+            )
+
+    async def _control(self, message: dict[str, object]) -> None:
+        await send_control(self._redis, self.opened.session_id, message)
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                await self._control({"type": "beat", "conn": self.opened.connection})
+            except FabricError as error:
+                log.warning("stream %s: no sign of life: %s", self.opened.session_id, error)
+            await asyncio.sleep(BEAT_S)
+
+    # -- media out -------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        if self.opened.resumed_after is not None:
+            await self._reader.seek(self.opened.resumed_after)
+        silent = 0
+        away_since: float | None = None
+        while True:
+            try:
+                items = await self._reader.read(READ_MS)
+                away_since = None
+                silent = 0 if items else silent + 1
+                if not items:
+                    await self._while_silent(silent)
+            except FabricError as error:
+                away_since = await self._without_fabric(away_since, error)
+                continue
+            for item in items:
+                if isinstance(item, ChunkEntry):
+                    await self._chunk(item)
+                elif await self._notice(item):
+                    return
+
+    async def _chunk(self, entry: ChunkEntry) -> None:
+        if not self._started:
+            await self._start(entry.codecs[self._wrapper.codec].config)
+        for event_id in entry.applied:
+            await self._send(
+                InteractionApplied(
+                    event_id=event_id,
+                    chunk_index=entry.chunk_index,
+                    first_frame=entry.first_frame,
+                    pts=entry.first_frame / self.opened.spec.fps,
+                ),
+                None,
+            )
+        metadata, binary = self._wrapper.wrap(entry)
+        await self._send(metadata, binary)
+        now, metrics = self._gateway.clock(), self._gateway.metrics
+        metrics.sent_bytes.inc(len(binary))
+        if not self._first_sent:
+            self._first_sent = True
+            metrics.ttfc_s.observe(now - self._began)
+        for event_id in entry.applied:
+            received = self._received_at.pop(event_id, None)
+            if received is not None:
+                metrics.applied_s.observe(now - received)
+        last = entry.first_frame + entry.num_frames - 1
+        await self._control({"type": "sent", "frame": last})
+
+    async def _notice(self, notice: Notice) -> bool:
+        """Pass one notice on; True when the stream has ended."""
+        message = notice.message
+        match notice.kind:
+            case "open" if not self._started:
+                await self._start(config_from_json(message["config"]), message["chunk_frames"])
+            case "superseded":
+                self._received_at.pop(message["event_id"], None)
+                await self._send(InteractionSuperseded(event_id=message["event_id"]), None)
+            case "paused":
+                await self._send(SessionPaused(), None)
+            case "error" if notice.after(self.opened.attached_at):
+                await self._send(
+                    ErrorMessage(
+                        code=message["code"],
+                        message=message["message"],
+                        param=message.get("param"),
+                        retryable=message["code"] in ("worker_lost", "capacity"),
+                        # The connection is over with session.done, which always follows.
+                        fatal=False,
+                    ),
+                    None,
+                )
+            case "attached" if notice.after(self.opened.attached_at):
+                raise TakenOver
+            case "done":
+                await self._send(
+                    SessionDone(
+                        reason=message["reason"],
+                        chunks=message["chunks"],
+                        frames=message["frames"],
+                    ),
+                    None,
+                )
+                return True
+        return False
+
+    async def _start(self, config: CodecConfig, chunk_frames: int | None = None) -> None:
+        opened = self.opened
+        if chunk_frames is None:
+            record = await read_record(self._redis, "live", opened.session_id)
+            chunk_frames = int(record.get("chunk_frames", 0))
+        self._started = True
+        await self._send(
+            VideoStart(
+                request_id=f"req_{secrets.token_hex(8)}",
+                session_id=opened.session_id,
+                resume_token=opened.token,
+                format=opened.wire_format,
+                config=stream_config(opened.spec, self._wrapper, config, chunk_frames),
+            ),
+            None,
+        )
+
+    async def _while_silent(self, silent: int) -> None:
+        """Say why nothing comes: the queue before the start, a lost worker after it."""
+        opened = self.opened
+        if not self._started and opened.resumed_after is None:
+            queue = WorkQueue(self._redis, opened.spec.model, "live")
+            position = max(1, await queue.position(opened.ticket))
+            if position != self._position:
+                self._position = position
+                await self._send(SessionQueued(position=position), None)
+        elif silent == SILENT_READS:
+            record = await read_record(self._redis, "live", opened.session_id)
+            if not record:
+                message = "the stream's record is gone, Redis has lost it; start a new stream"
+                error = ErrorMessage(code="stream_failed", message=message, fatal=True)
+                await self._send(error, None)
+                raise TakenOver
+            if "worker" in record and not await is_alive(self._redis, record["worker"]):
+                message = "the worker of this stream does not answer; another one takes it over"
+                error = ErrorMessage(code="worker_lost", message=message, retryable=True)
+                await self._send(error, None)
+
+    async def _without_fabric(self, since: float | None, error: Exception) -> float:
+        """Tell the client once that Redis is away; end the stream when it stays away."""
+        now = self._gateway.clock()
+        if since is None:
+            log.warning("stream %s: Redis does not answer: %s", self.opened.session_id, error)
+            message = "the server cannot reach Redis at the moment; the stream goes on when it can"
+            sent = ErrorMessage(code="fabric_unavailable", message=message, retryable=True)
+            await self._send(sent, None)
+            return now
+        if now - since > GIVE_UP_S:
+            message = "the server could not reach Redis for half a minute; start a new stream"
+            sent = ErrorMessage(code="fabric_unavailable", message=message, fatal=True)
+            await self._send(sent, None)
+            raise TakenOver
+        await asyncio.sleep(BEAT_S)
+        return since
