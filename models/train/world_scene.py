@@ -29,7 +29,7 @@ FPS = 16
 ASPECT = 160 / 96
 
 _ANCHOR_MARGIN = 0.42  # heights between a standing subject and the picture's edge
-_HELD_OUT: dict[tuple[str, str], frozenset[tuple[str, str]]] = {
+HELD_OUT: dict[tuple[str, str], frozenset[tuple[str, str]]] = {
     ("colour", "subject"): frozenset(
         {
             ("purple", "ball"),
@@ -47,6 +47,7 @@ _HELD_OUT: dict[tuple[str, str], frozenset[tuple[str, str]]] = {
     ),
     ("place", "weather"): frozenset({("desert", "rain"), ("city", "fog")}),
 }
+"""Values of two attributes that training never shows together."""
 
 HeldOut = Literal["exclude", "only", "any"]
 
@@ -168,7 +169,7 @@ class SceneBatch:
 def held_out_rows(codes: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Say for each row of ``codes [B, 7]`` whether training never shows it."""
     held = np.zeros(len(codes), dtype=bool)
-    for (first, second), pairs in _HELD_OUT.items():
+    for (first, second), pairs in HELD_OUT.items():
         a, b = codes[:, NAMES.index(first)], codes[:, NAMES.index(second)]
         for value_a, value_b in pairs:
             held |= (a == ATTRIBUTES[first].index(value_a)) & (
@@ -177,12 +178,17 @@ def held_out_rows(codes: NDArray[np.int64]) -> NDArray[np.bool_]:
     return held
 
 
+def held_out_pair(scene: Scene) -> tuple[str, str] | None:
+    """Return the names of the two attributes whose values training never combines, if any."""
+    for (first, second), pairs in HELD_OUT.items():
+        if (getattr(scene, first), getattr(scene, second)) in pairs:
+            return first, second
+    return None
+
+
 def is_held_out(scene: Scene) -> bool:
     """Say whether this combination of attributes is never drawn for training."""
-    return any(
-        (getattr(scene, first), getattr(scene, second)) in pairs
-        for (first, second), pairs in _HELD_OUT.items()
-    )
+    return held_out_pair(scene) is not None
 
 
 def draw_codes(
