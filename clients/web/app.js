@@ -23,6 +23,7 @@ const takes = new Takes($("takes"), $("takes-empty"));
 
 let stream = null;
 let models = [];
+let examples = [];
 let apiKey = sessionStorage.getItem("longtake-key");
 let lastSeed = null;
 
@@ -58,7 +59,7 @@ function chosenModel() {
 
 function showModel() {
   const model = chosenModel();
-  $("server").textContent = model ? model.id : "No model is being served yet";
+  $("server").textContent = model ? `Model ${model.id}` : "No model is being served yet";
   const entry = { ...model?.entry, ...model };
   const [width, height] = entry.sizes?.[0] ?? [];
   if (width && !stream) $("stage").parentElement.style.setProperty("--aspect", width / height);
@@ -77,7 +78,15 @@ function showModel() {
       return item;
     }),
   );
-  if (prompts.length) $("prompt").placeholder = prompts[0];
+  examples = prompts;
+  showPlaceholder();
+}
+
+/** The box proposes: an example to begin with, another one to go on with. */
+function showPlaceholder() {
+  const [first, ...others] = examples;
+  if (!first) return;
+  $("prompt").placeholder = stream?.active ? (others[0] ?? first) : first;
 }
 
 function useExample(text) {
@@ -164,11 +173,11 @@ function onState({ state, paused, position, reason, code, message }) {
   $("pause").disabled = !["playing", "buffering"].includes(state);
   $("stop").disabled = !active;
   $("fullscreen").disabled = !active;
-  $("options").disabled = active;
   $("go").textContent = active ? "Change" : "Start";
   $("prompt-label").textContent = active ? "What should happen next?" : "What should we see?";
   $("go").disabled = active && !["playing", "buffering"].includes(state);
   $("glow").classList.toggle("on", state === "playing");
+  showPlaceholder();
   switch (state) {
     case "connecting":
       pill("wait", "");
@@ -201,7 +210,9 @@ function onState({ state, paused, position, reason, code, message }) {
       if (code === "unauthorized") askForKey();
       break;
   }
-  if (!active) $("click-to-play").hidden = true;
+  if (active) return;
+  $("click-to-play").hidden = true;
+  takes.finish();
 }
 
 function onStarted({ config, resumed }) {
@@ -223,7 +234,7 @@ function onStats(stats) {
   panel.update(stats, now);
   if (stats.frame < 0) return;
   $("clock").textContent = clock(stats.frame / stream.config.fps);
-  if (stats.frame >= 0 && takes.current === null) {
+  if (takes.statusOf(FIRST) === "applied") {
     takes.update({ eventId: FIRST, status: "shown", frame: 0, pts: 0 });
   }
   glow(now);

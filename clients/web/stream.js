@@ -29,7 +29,7 @@ const RATE_WINDOW_MS = 3000;
 export function liveUrl(base = document.baseURI, apiKey = null) {
   const url = new URL("v1/realtime/video", base);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-  url.search = apiKey ? new URLSearchParams({ api_key: apiKey }).toString() : "";
+  url.search = apiKey ? new URLSearchParams({ key: apiKey }).toString() : "";
   url.hash = "";
   return url;
 }
@@ -79,6 +79,7 @@ export class LongtakeStream extends EventTarget {
     const { format, codec } = await negotiate(globalThis, this.wish);
     if (this.state !== "connecting") return;
     this.choice = { ...choice, format, codec };
+    this.latestPrompt = choice.prompt;
     this.session.starting();
     this.#connect();
   }
@@ -88,6 +89,7 @@ export class LongtakeStream extends EventTarget {
     this.eventCount += 1;
     const eventId = `prompt-${this.eventCount}`;
     const message = promptMessage(eventId, text);
+    this.latestPrompt = text;
     // Kept until it is confirmed: a message sent into a dying connection is sent again.
     this.waiting.set(eventId, message);
     this.#send(message);
@@ -248,13 +250,17 @@ export class LongtakeStream extends EventTarget {
       this.#emit("receipt", { eventId: event.eventId, status: "refused", message: event.message });
       return;
     }
-    if (!event.fatal) {
-      this.#emit("problem", event);
-    } else if (this.session.state === "failed") {
-      this.#end("failed", { code: event.code, message: event.message });
-    } else {
+    const opening = ["connecting", "queued", "reconnecting"].includes(this.state);
+    const resuming = this.state === "reconnecting";
+    if (resuming && event.retryable) {
       // The server let this connection go but not the stream: come back and resume.
       this.socket.close();
+    } else if (opening || this.session.state === "failed") {
+      this.#end("failed", { code: event.code, message: event.message });
+    } else if (event.fatal) {
+      this.socket.close();
+    } else {
+      this.#emit("problem", event);
     }
   }
 
@@ -335,10 +341,15 @@ export class LongtakeStream extends EventTarget {
     }
   }
 
+  /** Ask for a keyframe, now or as soon as it is decent to ask again. */
   #keyframe() {
-    const now = performance.now();
-    if (now - this.lastKeyframeAt < KEYFRAME_EVERY_MS) return;
-    this.lastKeyframeAt = now;
+    const wait = this.lastKeyframeAt + KEYFRAME_EVERY_MS - performance.now();
+    clearTimeout(this.keyframeLater);
+    if (wait > 0) {
+      this.keyframeLater = setTimeout(() => this.#keyframe(), wait);
+      return;
+    }
+    this.lastKeyframeAt = performance.now();
     this.#send({ type: "session.keyframe" });
   }
 
@@ -352,10 +363,31 @@ export class LongtakeStream extends EventTarget {
       return;
     }
     this.#emit("problem", { message, code: "player", fatal: false, fallback: format });
+    if (format === "jpeg") {
+      this.#startOver(format);
+      return;
+    }
     // Same stream, other wrapping: resume it in the format that comes next.
     this.session.format = format;
     this.session.lastChunk = -1;
     this.socket.close();
+  }
+
+  /** Other pictures than the stream's own codec need another stream, with the latest prompt. */
+  #startOver(format) {
+    this.#send({ type: "session.stop" });
+    this.#quiet();
+    const socket = this.socket;
+    this.socket = null;
+    socket.close();
+    this.session = new Session();
+    this.session.starting();
+    this.choice = { ...this.choice, prompt: this.latestPrompt, format, codec: null };
+    this.frame = this.ackedFrame = -1;
+    this.applied = [];
+    this.waiting.clear();
+    this.#become("connecting");
+    this.#connect();
   }
 
   #visibility() {
@@ -371,6 +403,7 @@ export class LongtakeStream extends EventTarget {
   #quiet() {
     clearInterval(this.heart);
     clearTimeout(this.retry);
+    clearTimeout(this.keyframeLater);
   }
 
   #end(state, detail) {

@@ -37,6 +37,10 @@ export class Takes {
     this.update({ ...receipt, eventId });
   }
 
+  statusOf(eventId) {
+    return this.byId.get(eventId)?.receipt.status;
+  }
+
   /** Take in a receipt. */
   update(receipt) {
     const take = this.byId.get(receipt.eventId);
@@ -45,11 +49,16 @@ export class Takes {
     take.item.dataset.status = receipt.status;
     take.status.textContent = receiptText(take.receipt);
     if (receipt.status !== "shown") return;
-    if (this.current && this.current !== take) {
-      this.current.item.classList.remove("now");
-      this.current.status.textContent = receiptText({ ...this.current.receipt, status: "past" });
-    }
+    if (this.current !== take) this.finish();
     this.current = take;
     take.item.classList.add("now");
+  }
+
+  /** Nothing is on screen any more. */
+  finish() {
+    if (!this.current) return;
+    this.current.item.classList.remove("now");
+    this.current.status.textContent = receiptText({ ...this.current.receipt, status: "past" });
+    this.current = null;
   }
 }

@@ -41,11 +41,11 @@ class Orders:
     generate_s: float = 0.1
     refuse: dict | None = None
     queue_position: int | None = None
-    api_key: str | None = None
+    room: threading.Event = field(default_factory=threading.Event)
     forget_sessions: bool = False
-    lie_about_format: str | None = None
     received: list = field(default_factory=list)
     sockets: list = field(default_factory=list)
+    streams: list = field(default_factory=list)
     loop: asyncio.AbstractEventLoop | None = None
     url: str = ""
 
@@ -114,7 +114,7 @@ class Stream:
             "request_id": "req_1",
             "session_id": self.id,
             "resume_token": f"token_{self.token}",
-            "format": self.orders.lie_about_format or self.format,
+            "format": self.format,
             "config": {
                 "model": "synthetic",
                 "width": WIDTH,
@@ -246,10 +246,10 @@ def build(orders):
                     if orders.queue_position:
                         queued = {"type": "session.queued", "position": orders.queue_position}
                         await socket.send_text(json.dumps(queued))
-                        while orders.queue_position:
-                            await asyncio.sleep(0.01)
+                        await asyncio.to_thread(orders.room.wait)
                     stream = Stream(message, orders)
                     streams[stream.id] = stream
+                    orders.streams.append(stream)
                 elif kind == "session.resume":
                     stream = streams.get(message["session_id"])
                     if orders.forget_sessions or stream is None:
@@ -326,8 +326,11 @@ def fake_server(orders=None, port=0):
     try:
         yield orders
     finally:
+        orders.room.set()
         server.should_exit = True
         thread.join(10)
+        for stream in orders.streams:
+            stream.encoder.close()
 
 
 if __name__ == "__main__":
