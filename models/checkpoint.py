@@ -10,7 +10,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "Weights",
     "assign",
     "lora_updates",
+    "merged",
     "plain_names",
     "read_weights",
     "renamed",
@@ -163,25 +164,52 @@ def assign(
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    check(expected, weights)
-    updates = updates or {}
-    for name, update in updates.items():
-        shape = torch.Size((update.b.shape[0], update.a.shape[1]))
-        if expected.get(name) != shape:
-            raise CheckpointError(
-                f"{updates_source}: LoRA of {name} is {tuple(shape)}; the model has "
-                f"{_shape(expected.get(name))}; use the LoRA of this checkpoint"
-            )
-    placed: dict[str, Tensor] = {}
-    for name in expected:
-        tensor, lora = weights.tensors[name], updates.get(name)
-        if lora is not None:
-            tensor = torch.addmm(tensor.float(), lora.b.float(), lora.a.float(), alpha=lora.scale)
-        # A copy even where nothing changes: the file may be replaced while the model runs.
-        placed[name] = tensor.to(device=device, dtype=dtype, copy=True)
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    # A copy even where nothing changes: the file may be replaced while the model runs.
+    placed = {
+        name: tensor.to(device=device, dtype=dtype, copy=True)
+        for name, tensor in merged(shapes, weights, updates or {}, updates_source)
+    }
     module.load_state_dict(placed, assign=True)
     module.requires_grad_(False).eval()
+
+
+def merged(
+    shapes: Mapping[str, torch.Size],
+    weights: Weights,
+    updates: Mapping[str, LoraUpdate],
+    updates_source: str,
+) -> Iterator[tuple[str, Tensor]]:
+    """Check ``weights`` against ``shapes``, then give them one by one with updates added.
+
+    Args:
+        shapes: what is needed, by name.
+        weights: under the original names.
+        updates: LoRA updates to add, computed in float32.
+        updates_source: where they came from.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape; before the first
+            is given.
+    """
+    check(shapes, weights)
+    for name, update in updates.items():
+        shape = torch.Size((update.b.shape[0], update.a.shape[1]))
+        if shapes.get(name) != shape:
+            raise CheckpointError(
+                f"{updates_source}: LoRA of {name} is {tuple(shape)}; the model has "
+                f"{_shape(shapes.get(name))}; use the LoRA of this checkpoint"
+            )
+
+    def each() -> Iterator[tuple[str, Tensor]]:
+        for name in shapes:
+            tensor, lora = weights.tensors[name], updates.get(name)
+            if lora is not None:
+                a, b = lora.a.float(), lora.b.float()
+                tensor = torch.addmm(tensor.float(), b, a, alpha=lora.scale)
+            yield name, tensor
+
+    return each()
 
 
 def check(expected: Mapping[str, torch.Size], weights: Weights) -> None:

@@ -6,12 +6,12 @@ a folder with a ``card.json`` is a model in the project's own layout. Modules ar
 meta device and given their tensors one by one, so nothing is held twice. Nothing is downloaded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kernels.backend import Kernels
 from models.card import CARD, read_card
@@ -21,6 +21,7 @@ from models.checkpoint import (
     Weights,
     assign,
     lora_updates,
+    merged,
     plain_names,
     read_weights,
     renamed,
@@ -39,7 +40,7 @@ from models.tokenizer import SentencePieceTokenizer
 from models.transformer import CausalWan
 from models.vae import WanVae
 
-__all__ = ["BUNDLED", "Source", "Sources", "load_model", "locate"]
+__all__ = ["BUNDLED", "Source", "Sources", "load_model", "locate", "transformer_tensors"]
 
 BUNDLED = Path(__file__).parent / "weights"
 """Folder of the models that come with the program."""
@@ -103,7 +104,8 @@ def load_model(
         network, decoder = UMT5(entry.text), build_codec(chosen.config)
         transformer = CausalWan(entry.transformer, kernels)
     _fill_codec(decoder, sources.codec, place, dtype)
-    _fill_transformer(transformer, entry, sources, place, dtype)
+    weights, updates, origin = _read_transformer(entry, sources)
+    assign(transformer, weights, device=place, dtype=dtype, updates=updates, updates_source=origin)
     text_device = place if text_placement == "device" else torch.device("cpu")
     _fill(network, sources.text, umt5_from_transformers, text_device, dtype)
     text = TextEncoderHost(
@@ -232,22 +234,35 @@ def _original(weights: Weights, marker: str, rename: Callable[[str], str | None]
     return plain_names(weights)
 
 
-def _fill_transformer(
-    module: CausalWan,
-    entry: ModelEntry,
-    sources: Sources,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> None:
+def _read_transformer(
+    entry: ModelEntry, sources: Sources
+) -> tuple[Weights, dict[str, LoraUpdate], str]:
+    """Map the transformer's weights, and the LoRA to merge into them with its origin."""
     source = sources.transformer
     weights = read_weights(source.path, source.keys)
     weights = _original(weights, "condition_embedder.", from_diffusers)
-    updates: dict[str, LoraUpdate] = {}
-    origin = ""
-    if sources.lora is not None and entry.lora is not None:
-        lora = read_weights(sources.lora.path, sources.lora.keys)
-        updates, origin = lora_updates(lora, entry.lora.alpha), lora.source
-    assign(module, weights, device=device, dtype=dtype, updates=updates, updates_source=origin)
+    if sources.lora is None or entry.lora is None:
+        return weights, {}, ""
+    lora = read_weights(sources.lora.path, sources.lora.keys)
+    return weights, lora_updates(lora, entry.lora.alpha), lora.source
+
+
+def transformer_tensors(
+    entry: ModelEntry, sources: Sources
+) -> tuple[dict[str, torch.Size], Iterator[tuple[str, Tensor]]]:
+    """Read a transformer for conversion, checked, LoRA merged, one tensor at a time.
+
+    Returns:
+        Shapes by original name, and the tensors in the same order.
+
+    Raises:
+        CheckpointError: a file is damaged or of another model.
+    """
+    with torch.device("meta"):
+        module = CausalWan(entry.transformer)
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    weights, updates, origin = _read_transformer(entry, sources)
+    return shapes, merged(shapes, weights, updates, origin)
 
 
 def _fill_codec(
