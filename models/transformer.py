@@ -132,7 +132,7 @@ class Block(nn.Module):
         self.self_attn = SelfAttention(config, layer, kernels)
         self.norm3 = nn.LayerNorm(config.dim, config.eps)
         self.cross_attn = CrossAttention(config, kernels)
-        self.ffn = nn.Sequential(
+        self.ffn: nn.Module = nn.Sequential(
             nn.Linear(config.dim, config.ffn_dim),
             nn.GELU(approximate="tanh"),
             nn.Linear(config.ffn_dim, config.dim),
@@ -148,9 +148,14 @@ class Block(nn.Module):
         x = kernels.gated_residual(x, y, m[2])
         y = kernels.layer_norm(x, self.norm3.weight, self.norm3.bias, eps)
         x = x + self.cross_attn(y, prompt, self._layer)
+        y = self._feed_forward(kernels.modulate(x, m[3], m[4], eps))
+        return kernels.gated_residual(x, y, m[5])
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.ffn, nn.Sequential):
+            return self.ffn(x)  # what models/accelerate.py put in its place
         wide, narrow = cast(nn.Linear, self.ffn[0]), cast(nn.Linear, self.ffn[2])
-        y = kernels.gelu_linear(kernels.modulate(x, m[3], m[4], eps), wide.weight, wide.bias)
-        return kernels.gated_residual(x, narrow(y), m[5])
+        return narrow(self._kernels.gelu_linear(x, wide.weight, wide.bias))
 
 
 class Head(nn.Module):
