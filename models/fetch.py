@@ -97,7 +97,7 @@ def fetch_model(
     cache_dir: Path,
     progress: Progress | None = None,
     *,
-    remote: Remote,
+    remote: Remote | None = None,
     say: Callable[[str], None] = lambda line: None,
     codec: str | None = None,
 ) -> tuple[Path, ...]:
@@ -107,7 +107,7 @@ def fetch_model(
         entry: the model.
         cache_dir: made when absent.
         progress: told as bytes arrive.
-        remote: where files come from.
+        remote: where files come from; the hub when absent.
         say: told the licence first, then one line a file.
         codec: name of one of the entry's codecs; the default when absent.
 
@@ -121,6 +121,10 @@ def fetch_model(
     say(licence_notice(entry))
     missing = entry.missing(cache_dir, codec)
     if missing:
+        if remote is None:
+            from models.hub import HubRemote  # the hub's client takes a second to import
+
+            remote = HubRemote()
         plans = [(file, _ask(remote, file)) for file in missing]
         _require_room(cache_dir, plans)
         for file, published in plans:

@@ -46,7 +46,7 @@ def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.ranges, running.cut = True, None
         running.daemon_threads = True
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         running.address = f"http://127.0.0.1:{running.server_port}/file.bin"
         yield running
