@@ -104,8 +104,10 @@ export class MsePlayer {
   /** The range of media that holds, or comes next after, the playhead. */
   #range() {
     const { buffered } = this.video;
+    // A playhead in a range's last picture has nothing more to play there.
+    const now = this.video.currentTime + 1 / this.config.fps;
     for (let i = 0; i < buffered.length; i++) {
-      if (buffered.end(i) > this.video.currentTime + 0.01) {
+      if (buffered.end(i) > now || (i === buffered.length - 1 && buffered.end(i) > now - 0.05)) {
         return { start: buffered.start(i), end: buffered.end(i) };
       }
     }
