@@ -14,7 +14,11 @@ from models.taehv import TaehvConfig
 from models.text_encoder import TextEncoderConfig
 from models.vae import VaeConfig
 
-__all__ = ["Checkpoint", "Codec", "Lora", "ModelEntry", "RemoteFile"]
+__all__ = ["BUNDLED", "Checkpoint", "Codec", "Lora", "ModelEntry", "RemoteFile"]
+
+
+BUNDLED = Path(__file__).parent / "weights"
+"""Folder of the models that come with the program, one folder each."""
 
 
 @dataclass(frozen=True, slots=True)

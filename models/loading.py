@@ -27,7 +27,7 @@ from models.checkpoint import (
     renamed,
 )
 from models.codec_names import umt5_from_transformers, vae_from_diffusers
-from models.entry import Codec, ModelEntry
+from models.entry import BUNDLED, Codec, ModelEntry
 from models.interface import LoadedModel
 from models.names import from_diffusers
 from models.needs import build_codec
@@ -40,10 +40,7 @@ from models.tokenizer import SentencePieceTokenizer
 from models.transformer import CausalWan
 from models.vae import WanVae
 
-__all__ = ["BUNDLED", "Source", "Sources", "load_model", "locate", "transformer_tensors"]
-
-BUNDLED = Path(__file__).parent / "weights"
-"""Folder of the models that come with the program."""
+__all__ = ["Source", "Sources", "load_model", "locate", "transformer_tensors"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.entry import ModelEntry
+from models.entry import BUNDLED, ModelEntry
 from models.taehv import Taehv, TaehvConfig
 from models.text_encoder import UMT5
 from models.transformer import CausalWan
@@ -129,12 +129,17 @@ def describe(
         codec: name of one of the entry's codecs; the default when absent.
     """
     need = needs(entry, element_bytes=element_bytes, codec=codec)
-    absent = entry.missing(cache_dir, codec)
+    absent = [f"{file.source}/{file.path}" for file in entry.missing(cache_dir, codec)]
+    if (
+        entry.bundled
+        and not (weights := BUNDLED / entry.name / "transformer.safetensors").is_file()
+    ):
+        absent.append(str(weights.relative_to(BUNDLED.parent.parent)))
     return {
         "name": entry.name,
         "title": entry.title,
         "present": not absent,
-        "missing_files": [f"{file.source}/{file.path}" for file in absent],
+        "missing_files": absent,
         "licence": entry.licence,
         "licence_url": entry.licence_url,
         "sizes": [f"{width}x{height}" for width, height in entry.sizes],

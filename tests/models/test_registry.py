@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+import models.needs
 from models import registry
 from models.needs import describe, needs, parameters
 from models.text_encoder import UMT5
@@ -137,6 +138,17 @@ def test_a_description_says_what_is_missing_and_then_present(tmp_path):
     after = describe(entry, cache_dir=tmp_path)
     assert after["present"]
     assert after["streams_that_fit"] is None
+
+
+def test_the_bundled_model_is_present_when_its_weights_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(models.needs, "BUNDLED", tmp_path / "models" / "weights")
+    entry = registry.LONGTAKE_TINY
+    before = describe(entry, cache_dir=tmp_path)
+    assert before["missing_files"] == ["models/weights/longtake-tiny/transformer.safetensors"]
+    home = tmp_path / "models" / "weights" / entry.name
+    home.mkdir(parents=True)
+    (home / "transformer.safetensors").touch()
+    assert describe(entry, cache_dir=tmp_path)["present"]
 
 
 def test_an_entry_whose_parts_do_not_fit_together_is_refused():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.checkpoint import Weights
 from models.taehv import Taehv, TaehvConfig
 from tests.parity import taehv as parity
 
@@ -98,3 +99,15 @@ def test_an_uneven_clip_is_refused_with_the_allowed_lengths(codec, frames, start
         state = codec.encode(torch.zeros(1, 1, 3, 16, 16))[1] if started else None
         with pytest.raises(ValueError, match="multiple of 4"):
             codec.encode(torch.zeros(1, frames, 3, 16, 16), state)
+
+
+def test_a_checkpoint_that_grows_more_frames_keeps_its_last_groups(codec):
+    weights = dict(codec.state_dict())
+    name = "decoder.7.conv.weight"  # stride 1 here; two frames in the wider checkpoint
+    wanted = weights[name].clone()
+    weights[name] = torch.cat([torch.zeros_like(wanted), wanted])
+    adapted = codec.adapt(Weights(weights, "wide")).tensors
+    assert torch.equal(adapted[name], wanted)
+    assert {n: t.shape for n, t in adapted.items()} == {
+        n: t.shape for n, t in codec.state_dict().items()
+    }
