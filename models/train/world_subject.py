@@ -274,12 +274,14 @@ def sprites(tint: Tensor, colour: Tensor, groups: dict[int, Tensor]) -> Tensor:
     for kind, index in groups.items():
         x = axis[None, None, None, None, :].expand(1, 1, 1, SPRITE, SPRITE)
         y = axis[None, None, None, :, None].expand(1, 1, 1, SPRITE, SPRITE)
-        blank = torch.zeros(len(index), 4, PHASES, SPRITE, SPRITE, device=device)
+        # The phase axis grows from 1 to PHASES with the first part that moves.
+        blank = torch.zeros(len(index), 4, 1, SPRITE, SPRITE, device=device)
         sprite = _Sprite(
             x, y, phase, own[index], tint[index][..., None], blank[:, :3], blank[:, 3:]
         )
         _KINDS[kind](sprite)
-        made[index] = torch.cat([sprite.rgb, sprite.alpha], dim=1).permute(0, 2, 3, 1, 4)
+        made[index, :, :, :3] = sprite.rgb.permute(0, 2, 3, 1, 4)
+        made[index, :, :, 3:] = sprite.alpha.permute(0, 2, 3, 1, 4)
     return made
 
 
