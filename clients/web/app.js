@@ -60,11 +60,10 @@ function chosenModel() {
 function showModel() {
   const model = chosenModel();
   $("server").textContent = model ? `Model ${model.id}` : "No model is being served yet";
-  const entry = { ...model?.entry, ...model };
-  const [width, height] = entry.sizes?.[0] ?? [];
-  if (width && !stream) $("stage").parentElement.style.setProperty("--aspect", width / height);
-  if (entry.max_steps) $("steps").max = entry.max_steps;
-  const prompts = (entry.example_prompts ?? []).slice(0, EXAMPLES_SHOWN);
+  const [width, height] = String(model?.sizes?.[0] ?? "").split("x").map(Number);
+  if (width && height && !stream) setAspect(width / height);
+  if (model?.max_steps) $("steps").max = model.max_steps;
+  const prompts = (model?.example_prompts ?? []).slice(0, EXAMPLES_SHOWN);
   $("examples").hidden = prompts.length === 0;
   $("example-list").replaceChildren(
     ...prompts.map((text) => {
@@ -87,6 +86,10 @@ function showPlaceholder() {
   const [first, ...others] = examples;
   if (!first) return;
   $("prompt").placeholder = stream?.active ? (others[0] ?? first) : first;
+}
+
+function setAspect(ratio) {
+  $("stage").parentElement.style.setProperty("--aspect", ratio);
 }
 
 function useExample(text) {
@@ -152,6 +155,7 @@ function start(prompt) {
   listen("stats", onStats);
   listen("receipt", (receipt) => takes.update(receipt));
   listen("problem", onProblem);
+  listen("chunk", onChunk);
   listen("blocked", () => ($("click-to-play").hidden = false));
   takes.add(FIRST, prompt, { status: "queued" });
   current.start({
@@ -217,7 +221,7 @@ function onState({ state, paused, position, reason, code, message }) {
 
 function onStarted({ config, resumed }) {
   panel.begin(config);
-  $("stage").parentElement.style.setProperty("--aspect", config.width / config.height);
+  setAspect(config.width / config.height);
   lastSeed = config.seed;
   $("facts").textContent = `${config.width}×${config.height}, ${config.fps} fps, seed ${config.seed}`;
   $("reuse-seed").textContent = `Use seed ${config.seed} again`;
@@ -240,9 +244,18 @@ function onStats(stats) {
   glow(now);
 }
 
-function onProblem({ code, message, fallback }) {
+let passing = false;
+
+function onProblem({ code, message, retryable, fallback }) {
   if (fallback) notice(problemTitle("player"), "Trying another way of playing it.", { mild: true });
-  else notice(problemTitle(code), message, { mild: code === "rate_limited" });
+  else notice(problemTitle(code), message, { mild: retryable });
+  passing = Boolean(retryable || fallback);
+}
+
+/** Pictures come again, so what was wrong is over. */
+function onChunk() {
+  if (passing) $("notice").hidden = true;
+  passing = false;
 }
 
 let glowAt = -Infinity;

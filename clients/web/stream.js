@@ -252,7 +252,9 @@ export class LongtakeStream extends EventTarget {
     }
     const opening = ["connecting", "queued", "reconnecting"].includes(this.state);
     const resuming = this.state === "reconnecting";
-    if (resuming && event.retryable) {
+    if (resuming && event.code === "unsupported_codec") {
+      this.#startOver(this.session.format);
+    } else if (resuming && event.retryable) {
       // The server let this connection go but not the stream: come back and resume.
       this.socket.close();
     } else if (opening || this.session.state === "failed") {
@@ -363,19 +365,14 @@ export class LongtakeStream extends EventTarget {
       return;
     }
     this.#emit("problem", { message, code: "player", fatal: false, fallback: format });
-    if (format === "jpeg") {
-      this.#startOver(format);
-      return;
-    }
     // Same stream, other wrapping: resume it in the format that comes next.
     this.session.format = format;
     this.session.lastChunk = -1;
     this.socket.close();
   }
 
-  /** Other pictures than the stream's own codec need another stream, with the latest prompt. */
+  /** A server that cannot give this stream in another codec is asked for a new one. */
   #startOver(format) {
-    this.#send({ type: "session.stop" });
     this.#quiet();
     const socket = this.socket;
     this.socket = null;

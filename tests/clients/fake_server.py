@@ -220,7 +220,7 @@ def build(orders):
         entry = {
             "id": "synthetic",
             "object": "model",
-            "sizes": [[WIDTH, HEIGHT]],
+            "sizes": [f"{WIDTH}x{HEIGHT}"],
             "fps": [FPS],
             "max_steps": 8,
             "chunk_frames": CHUNK,
@@ -258,7 +258,12 @@ def build(orders):
                         await socket.send_text(json.dumps(gone))
                         continue
                     assert message["resume_token"] == f"token_{stream.token}"
-                    stream.format = message.get("format", stream.format)
+                    wanted = message.get("format", stream.format)
+                    if (wanted == "jpeg") != (stream.format == "jpeg"):
+                        cannot = {"code": "unsupported_codec", "message": "h264 with jpeg"}
+                        await socket.send_text(json.dumps({"type": "error", **cannot}))
+                        continue
+                    stream.format = wanted
                     stream.sent = min(message["after_chunk"] + 1, len(stream.chunks))
                     stream.hidden = False
                 elif kind == "session.interaction":

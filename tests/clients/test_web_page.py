@@ -274,22 +274,37 @@ def test_a_slow_generator_is_counted_as_stalls(browser, orders):
         assert page.locator("#stat-chunk.warn").count() == 1
 
 
+def break_module(page, name, call):
+    """Make a call of a module fail, as a browser's decoder may."""
+
+    def answer(route):
+        body = route.fetch().text()
+        assert call in body
+        body = body.replace(call, call.replace(".", ".missing.", 1))
+        route.fulfill(content_type="text/javascript", body=body)
+
+    page.route(f"**/{name}", answer)
+
+
 def test_a_decoder_that_fails_gives_way_to_the_next(browser, orders):
     with open_page(browser) as page:
-        # The page believes it can decode; every decoder it makes then fails.
-        page.route(
-            "**/decoders.js",
-            lambda route: route.fulfill(
-                content_type="text/javascript",
-                body=route.fetch()
-                .text()
-                .replace("this.#decoder.decode(", "this.#decoder.nothing("),
-            ),
-        )
+        break_module(page, "decoders.js", "decoder.decode(")
         begin(page, orders)
         wait_for_state(page, "playing")
         wait_for_colour(page, 0)
-        assert orders.seen("session.resume")[-1]["format"] == "m4s"
+        assert [message["format"] for message in orders.seen("session.resume")] == ["m4s"]
+
+
+def test_when_the_stream_cannot_change_its_codec_a_new_one_is_started(browser, orders):
+    with open_page(browser) as page:
+        break_module(page, "decoders.js", "decoder.decode(")
+        break_module(page, "mse_player.js", "buffer.appendBuffer(")
+        begin(page, orders)
+        wait_for_state(page, "playing")
+        wait_for_colour(page, 0)
+        assert orders.seen("session.start")[-1]["format"] == "jpeg"
+        assert orders.seen("session.start")[-1]["prompt"] == RED
+        assert page.is_hidden("#notice")
 
 
 def test_a_hidden_tab_says_so_and_comes_back(browser, orders):
