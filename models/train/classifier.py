@@ -1,0 +1,324 @@
+"""A small video classifier of the world's attributes: what the evaluator sees with.
+
+It looks at two seconds (every second of 32 frames) and says for each of the seven
+attributes which value it sees. Trained on renders only, made robust to what generated
+clips suffer from: blur, noise, colour shift, blending with the neighbour frame, and the
+first half second of a dissolve. Knows nothing of prompts or of how clips were made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.train.optimise import Average, Optimiser
+from models.train.run_folder import Stage, TrainingError, save_weights
+from models.train.world_motion import anchored
+from models.train.world_render import render, render_switch
+from models.train.world_scene import (
+    ATTRIBUTES,
+    FPS,
+    NAMES,
+    change_some,
+    draw_scenes,
+)
+
+EXCERPT_FRAMES = 32
+"""Frames of an excerpt: two seconds."""
+
+STRIDE = 2
+FEATURES = 256
+CLASSIFIER_FILE = Path(__file__).parents[1] / "weights" / "attributes" / "classifier.safetensors"
+
+_SIZE = (96, 160)  # rows, columns it was trained on
+_WORLD_S = 600
+_DISSOLVE_SHARE = 0.125
+_UNSEEN_SEED = 777_000
+
+
+class _Stage(nn.Module):
+    """Shrinks the picture and mixes neighbouring frames."""
+
+    def __init__(self, width_in: int, width: int, kernel: int, stride: int, stride_t: int) -> None:
+        super().__init__()
+        self.space = nn.Conv2d(
+            width_in, width, kernel, stride=stride, padding=kernel // 2, bias=False
+        )
+        self.space_norm = nn.GroupNorm(8, width)
+        self.time = nn.Conv3d(
+            width, width, (3, 1, 1), stride=(stride_t, 1, 1), padding=(1, 0, 0), bias=False
+        )
+        self.time_norm = nn.GroupNorm(8, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, T, c, h, w]`` to ``[B, T / stride_t, c', h / stride, w / stride]``."""
+        batch = x.shape[0]
+        x = functional.silu(self.space_norm(self.space(x.flatten(0, 1))))
+        x = x.unflatten(0, (batch, -1)).transpose(1, 2)
+        mixed = self.time(x)
+        if mixed.shape == x.shape:
+            mixed = mixed + x
+        return functional.silu(self.time_norm(mixed)).transpose(1, 2)
+
+
+class AttributeClassifier(nn.Module):
+    """Convolutions over space and time, pooled, with one linear head per attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(
+            _Stage(3, 32, 7, 4, 1),
+            _Stage(32, 64, 3, 2, 1),
+            _Stage(64, 128, 3, 2, 2),
+            _Stage(128, 192, 3, 2, 2),
+        )
+        self.project = nn.Sequential(nn.Linear(2 * 192, FEATURES), nn.SiLU())
+        self.heads = nn.ModuleDict(
+            {f"{name}_head": nn.Linear(FEATURES, len(ATTRIBUTES[name])) for name in NAMES}
+        )
+
+    def features(self, excerpt: Tensor) -> Tensor:
+        """Return ``[B, FEATURES]`` of excerpts ``[B, 16, 3, 96, 160]`` in [-1, 1]."""
+        x = self.stages(excerpt)
+        pooled = torch.cat([x.mean((1, 3, 4)), x.amax((1, 3, 4))], dim=1)
+        return self.project(pooled)
+
+    def logits(self, features: Tensor) -> dict[str, Tensor]:
+        """Return for each attribute ``[B, values]``."""
+        return {name: self.heads[f"{name}_head"](features) for name in NAMES}
+
+    def forward(self, excerpt: Tensor) -> dict[str, Tensor]:
+        """Return logits of excerpts ``[B, 16, 3, 96, 160]`` in [-1, 1]."""
+        return self.logits(self.features(excerpt))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the classifier sees in clips.
+
+    Attributes:
+        probability: For each attribute ``[B, values]``, averaged over a clip's excerpts.
+        features: ``[B, FEATURES]``, averaged likewise.
+    """
+
+    probability: Mapping[str, NDArray[np.float32]]
+    features: NDArray[np.float32]
+
+    def values(self, name: str) -> list[str]:
+        """Return the likeliest value of an attribute for every clip."""
+        return [ATTRIBUTES[name][code] for code in self.probability[name].argmax(1)]
+
+
+@torch.no_grad()
+def classify(
+    model: AttributeClassifier, clips: Tensor, *, hop: int = EXCERPT_FRAMES, at_once: int = 16
+) -> Verdict:
+    """Look at clips of one length.
+
+    Args:
+        model: A trained classifier.
+        clips: ``[B, T, 3, H, W]`` in [-1, 1] at 16 frames a second, T at least 32; other
+            sizes than 160x96 are scaled.
+        hop: Frames between the starts of excerpts; the last excerpt ends with the clip.
+        at_once: Excerpts in one pass.
+    """
+    frames = clips.shape[1]
+    if frames < EXCERPT_FRAMES:
+        raise ValueError(
+            f"a clip of {frames} frames; the classifier needs {EXCERPT_FRAMES}; make a longer clip"
+        )
+    starts = sorted({*range(0, frames - EXCERPT_FRAMES + 1, hop), frames - EXCERPT_FRAMES})
+    excerpts = torch.stack([clips[:, s : s + EXCERPT_FRAMES : STRIDE] for s in starts], dim=1)
+    flat = excerpts.flatten(0, 1)
+    device = next(model.parameters()).device
+    parts = []
+    for begin in range(0, len(flat), at_once):
+        part = flat[begin : begin + at_once].to(device, torch.float32)
+        if part.shape[-2:] != _SIZE:
+            scaled = functional.interpolate(
+                part.flatten(0, 1), _SIZE, mode="bilinear", antialias=True, align_corners=False
+            )
+            part = scaled.unflatten(0, part.shape[:2])
+        parts.append(model.features(part))
+    features = torch.cat(parts)
+    shape = (len(clips), len(starts), -1)
+    probability = {
+        name: logit.softmax(1).view(shape).mean(1).cpu().numpy()
+        for name, logit in model.logits(features).items()
+    }
+    return Verdict(probability, features.view(shape).mean(1).cpu().numpy())
+
+
+def load_classifier(
+    path: Path = CLASSIFIER_FILE, device: torch.device | str = "cpu"
+) -> AttributeClassifier:
+    """Load a trained classifier.
+
+    Raises:
+        TrainingError: the file is missing or of another shape.
+    """
+    if not path.is_file():
+        raise TrainingError(
+            f"no classifier at {path}; the evaluator cannot judge clips without one; "
+            "run `python -m models.train classifier`"
+        )
+    model = AttributeClassifier()
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        raise TrainingError(
+            f"{path} does not fit this version's classifier ({error}); "
+            "run `python -m models.train classifier` to train one that does"
+        ) from error
+    return model.to(device).eval()
+
+
+def draw_excerpts(
+    seed: tuple[int, ...], count: int, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Render labelled excerpts; the same for the same seed.
+
+    Every combination occurs, those held out of the network's training as well: the
+    classifier has to know what the network is asked for.
+
+    Returns:
+        ``[count, 16, 3, 96, 160]`` in [-1, 1] and the codes ``[count]`` of each attribute.
+    """
+    generator = np.random.default_rng(seed)
+    scenes = draw_scenes(generator, count, "any")
+    start = generator.integers(0, _WORLD_S * FPS, count)
+    turning = int(count * _DISSOLVE_SHARE)
+    frames = EXCERPT_FRAMES // STRIDE
+    pixels = torch.empty(count, frames, 3, *_SIZE, device=device)
+    if turning:
+        # The first frames still show something else; the label is the new scene.
+        new, begin = scenes.rows(slice(0, turning)), start[:turning]
+        old = change_some(generator, new, "any")
+        meets = begin - generator.integers(4, 14, turning)
+        pixels[:turning] = render_switch(
+            old, anchored(old, new, meets / FPS), meets, begin, frames, step=STRIDE, device=device
+        )
+    pixels[turning:] = render(
+        scenes.rows(slice(turning, count)), start[turning:], frames, step=STRIDE, device=device
+    )
+    labels = {
+        name: torch.from_numpy(scenes.column(name).copy()).to(device, non_blocking=True)
+        for name in NAMES
+    }
+    return pixels, labels
+
+
+def wear(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Make renders look as worn as generated clips: each kind of wear on a share of the rows.
+
+    Args:
+        pixels: ``[B, T, 3, H, W]`` in [-1, 1].
+        generator: On the device of ``pixels``.
+    """
+    rows, _, _, height, width = pixels.shape
+    device = pixels.device
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.rand(rows, 1, 1, 1, 1, device=device, generator=generator) * (high - low) + low
+
+    # Blur: mixed with a copy of a third to three quarters of the size.
+    factor = float(torch.rand(1, generator=torch.Generator().manual_seed(generator.initial_seed())))
+    small = (round(height / (1.3 + 1.9 * factor)), round(width / (1.3 + 1.9 * factor)))
+    flat = pixels.flatten(0, 1)
+    coarse = functional.interpolate(
+        flat, small, mode="bilinear", antialias=True, align_corners=False
+    )
+    coarse = functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
+    pixels = torch.lerp(pixels, coarse.view_as(pixels), draw(-0.6, 1.2).clamp(0, 1))
+    # Ghosts of the frame before.
+    ghost = torch.cat([pixels[:, :1], pixels[:, :-1]], dim=1)
+    pixels = torch.lerp(pixels, ghost, draw(-0.3, 0.35).clamp(min=0))
+    tint = torch.rand(rows, 1, 3, 1, 1, device=device, generator=generator) * 0.10 - 0.05
+    pixels = pixels * draw(0.90, 1.08) + tint + draw(-0.06, 0.06)
+    noise = torch.randn(pixels.shape, device=device, generator=generator, dtype=pixels.dtype)
+    return (pixels + noise * draw(-0.04, 0.07).clamp(min=0)).clamp(-1, 1)
+
+
+@torch.no_grad()
+def accuracy(
+    model: AttributeClassifier, count: int, device: torch.device, *, batch: int = 16
+) -> dict[str, list[bool]]:
+    """Judge unseen renders; returns for each attribute whether each verdict was right."""
+    right: dict[str, list[bool]] = {name: [] for name in NAMES}
+    for number in range(0, count, batch):
+        pixels, labels = draw_excerpts((_UNSEEN_SEED, number), min(batch, count - number), device)
+        for name, logit in model(pixels).items():
+            right[name].extend((logit.argmax(1) == labels[name]).tolist())
+    return right
+
+
+def train_classifier(
+    stage: Stage,
+    out: Path,
+    device: torch.device,
+    *,
+    batch: int = 128,
+    seed: int = 1,
+    peak: float = 2.5e-3,
+    report_every: int = 50,
+) -> dict[str, float]:
+    """Train the classifier on renders and write it to ``out``.
+
+    Resumable: the data of a step is a function of ``seed`` and the step.
+
+    Args:
+        stage: Counts steps, keeps checkpoints and the log.
+        out: safetensors file, float16.
+        device: Where to train; bf16 autocast.
+        batch: Excerpts a step.
+        seed: Of data and weights.
+        peak: Peak learning rate.
+        report_every: Steps between lines of the log.
+
+    Returns:
+        Accuracy on unseen renders of each attribute, and their ``mean``.
+    """
+    torch.manual_seed(seed)
+    model = AttributeClassifier().to(device)
+    optimiser, average = Optimiser([model], peak), Average(model, 0.995)
+    saved = stage.resume(device)
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average.load_state_dict(saved["average"])
+
+    def payload() -> dict[str, object]:
+        return {
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "average": average.state_dict(),
+        }
+
+    worn = torch.Generator(device)
+    for tick in stage.ticks(payload):
+        worn.manual_seed(seed * 1_000_003 + tick.step)
+        pixels, labels = draw_excerpts((seed, tick.step), batch, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = model(wear(pixels, worn))
+            losses = [
+                functional.cross_entropy(logits[name].float(), labels[name], label_smoothing=0.02)
+                for name in NAMES
+            ]
+            loss = torch.stack(losses).mean()
+        loss.backward()
+        optimiser.step(tick.progress)
+        average.update(model)
+        if tick.step % report_every == 0:
+            right = [(logits[name].argmax(1) == labels[name]).float().mean() for name in NAMES]
+            figures = dict(zip(NAMES, torch.stack(right).tolist(), strict=True))
+            stage.report(loss=float(loss), **figures)
+    save_weights(out, average.module.state_dict(), torch.float16)
+    judged = accuracy(load_classifier(out, device), 1024, device, batch=min(batch, 64))
+    result = {name: float(np.mean(right)) for name, right in judged.items()}
+    return result | {"mean": float(np.mean(list(result.values())))}
