@@ -9,7 +9,8 @@ from torch import Tensor
 
 from models.policy import CachePolicy
 from models.sampler import Sampler, Schedule
-from tests.parity.rig import Pairs, Rig, Watch, load_transformer
+from tests.parity.forward import load_transformer
+from tests.parity.rig import Pairs, Rig, Watch
 
 
 @torch.inference_mode()

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from models.policy import CachePolicy
 from models.sampler import Sampler
 from models.transformer import CausalWan
-from tests.parity.rig import Pairs, Rig, load_transformer, recorded_noise
+from tests.parity.forward import load_transformer
+from tests.parity.rig import Pairs, Rig, recorded_noise
 
 
 def run_case(

@@ -1,45 +1,20 @@
 """The project's generator over the reference's weights, with every network call written down."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.generator import Generator
 from engine.stream import Stream
-from models.config import TransformerConfig
 from models.kv import KVView
 from models.paged_kv import KVPool
 from models.policy import CachePolicy
 from models.transformer import CausalWan, PromptKV
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
-
-
-def load_transformer(folder: Path, dtype: torch.dtype) -> CausalWan:
-    """Build the transformer of ``folder``'s config and weights."""
-    raw = json.loads((folder / "config.json").read_text())
-    config = TransformerConfig(
-        dim=raw["dim"],
-        ffn_dim=raw["ffn_dim"],
-        num_heads=raw["num_heads"],
-        num_layers=raw["num_layers"],
-        in_channels=raw.get("in_dim", 16),
-        out_channels=raw.get("out_dim", 16),
-        text_dim=raw["text_dim"],
-        text_len=raw["text_len"],
-        freq_dim=raw["freq_dim"],
-        eps=raw.get("eps", 1e-6),
-    )
-    network = CausalWan(config)
-    weights = load_file(folder / "weights.safetensors")
-    network.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    return network.to(dtype).eval()
 
 
 @dataclass
