@@ -22,6 +22,7 @@ from engine.cost_table import CostTable
 from engine.door import Door
 from engine.generator import Generator
 from engine.measure import measure_costs
+from engine.noise_ahead import DrawNoise
 from engine.pixels import Pixels
 from engine.prompt_timeline import problem_with
 from engine.prompts import PromptStore
@@ -80,6 +81,7 @@ class Engine:
         costs: Instead of measuring at start-up.
         memory: Instead of looking at the device's free memory.
         make_generator: Builds the generator over the pool, where a device has a faster one.
+        draw_noise: Noise of a place in a stream, perhaps drawn ahead (``engine.noise_ahead``).
     """
 
     def __init__(
@@ -90,8 +92,10 @@ class Engine:
         costs: CostTable | None = None,
         memory: MemoryPlan | None = None,
         make_generator: Callable[[LoadedModel, KVPool], Generator] | None = None,
+        draw_noise: DrawNoise = noise,
     ) -> None:
         self.model = model
+        self._draw_noise = draw_noise
         self._config = config
         self._clock = clock
         entry, sizes = model.entry, model.entry.transformer
@@ -286,7 +290,7 @@ class Engine:
 
         def draw(step: int) -> Tensor:
             drawn = [
-                noise(held.session.spec.seed, plan.index, step, shape)
+                self._draw_noise(held.session.spec.seed, plan.index, step, shape)
                 for held, plan in zip(rows, plans, strict=True)
             ]
             return torch.stack(drawn).to(self.model.device)

@@ -2,19 +2,18 @@
 
 ``TritonKernels`` replaces what ``TorchKernels`` does around the matrix products; attention over
 pages is Triton's own (``TritonAttention``) or one that reads runs of pages in place
-(``CudnnAttention``, ``kernels.flash``). Inference only: nothing here has a gradient.
+(``kernels.cudnn``, ``kernels.flash``). Inference only: nothing here has a gradient.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels import triton_attention, triton_ops
-from kernels.backend import HeadNorm, PagedAttention, RunAttention, TorchKernels
+from kernels.backend import HeadNorm, PagedAttention, TorchKernels
 from kernels.paged import PagePlan
 
-__all__ = ["CudnnAttention", "TritonAttention", "TritonKernels"]
+__all__ = ["TritonAttention", "TritonKernels"]
 
 
 class TritonAttention:
@@ -71,17 +70,6 @@ class TritonAttention:
         """See ``PagedAttention.dense``."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-
-
-class CudnnAttention(RunAttention):
-    """cuDNN's fused attention over runs of pages, and nothing else in its place."""
-
-    name = "cudnn"
-
-    def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See ``PagedAttention.dense``."""
-        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
-            return super().dense(q, k, v)
 
 
 class TritonKernels(TorchKernels):

@@ -1,0 +1,329 @@
+"""Measures what a loaded model makes per second: streams through the generator and a decoder.
+
+Nothing is simulated: page tables, prompts, noise, denoising, clean pass and decode are those of
+the engine; what is left out is scheduling and encoding. Times are taken between the completions
+of consecutive chunks once every window is full, and their median counts.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import statistics
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.accelerated import generator_factory
+from engine.frame_copy import FrameDecoder, PendingFrames
+from engine.stream import Stream
+from kernels.backend import Kernels
+from models.config import TransformerConfig
+from models.interface import LoadedModel, VideoCodec
+from models.noise import noise
+from models.paged_kv import KVPool
+
+__all__ = ["Case", "Clock", "chunk_flops", "matmul_rate", "run_case"]
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row of a benchmark.
+
+    Attributes:
+        name: of the row.
+        size: width and height in pixels.
+        window_frames: latent frames attended, sink and chunk included.
+        sink_frames: of the window.
+        steps: denoising passes of a chunk; the clean pass comes on top.
+        batch: streams in one forward pass.
+        captured: replay CUDA graphs.
+        growing: measure whole clips from the first chunk until the window is full, instead of
+            chunks with a full window.
+        chunks: chunks timed (of all clips together when ``growing``).
+    """
+
+    name: str
+    size: tuple[int, int]
+    window_frames: int
+    sink_frames: int
+    steps: int
+    batch: int = 1
+    captured: bool = True
+    growing: bool = False
+    chunks: int = 30
+
+
+def pass_flops(config: TransformerConfig, tokens: int, keys: int) -> float:
+    """Count the floating-point operations of one network pass over one row."""
+    d, f = config.dim, config.ffn_dim
+    block = 2 * tokens * (6 * d * d + 2 * d * f) + 4 * tokens * (keys + config.text_len) * d
+    return config.num_layers * block + 256 * tokens * d
+
+
+def chunk_flops(model: LoadedModel, case: Case, attended_frames: int) -> float:
+    """Count the operations of one chunk of one stream: all steps and the clean pass."""
+    config, frames = model.entry.transformer, model.entry.cache.chunk_frames
+    hw = math.prod(config.grid(case.size[1] // 8, case.size[0] // 8))
+    return (case.steps + 1) * pass_flops(config, frames * hw, attended_frames * hw)
+
+
+@torch.inference_mode()
+def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
+    """Measure the floating-point operations a second of a large product of random matrices."""
+    size, repeats = (8192, 20) if device.type == "cuda" else (1024, 8)
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    for _ in range(3):
+        a @ b
+    _finish(device)
+    times = []
+    for _ in range(3):
+        start = clock()
+        for _ in range(repeats):
+            a @ b
+        _finish(device)
+        times.append((clock() - start) / repeats)
+    return 2.0 * size**3 / statistics.median(times)
+
+
+def run_case(
+    model: LoadedModel,
+    case: Case,
+    kernels: Kernels,
+    clock: Clock,
+    codec: VideoCodec | None,
+    rate: float | None = None,
+    limit_s: float = math.inf,
+) -> dict[str, Any]:
+    """Measure one case.
+
+    Args:
+        model: its transformer built with ``kernels``.
+        case: what to run.
+        kernels: of the caches.
+        clock: monotonic seconds.
+        codec: decodes every chunk; None measures denoising alone.
+        rate: operations a second to compare with, of ``matmul_rate``.
+        limit_s: stop timing after so long; the row says how many chunks it has.
+
+    Returns:
+        A row for JSON.
+    """
+    policy = replace(
+        model.entry.cache, window_frames=case.window_frames, sink_frames=case.sink_frames
+    )
+    bench = _Bench(replace_entry(model, policy), case, kernels, codec)
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    started = clock()
+    timed = bench.clips(clock, limit_s) if case.growing else bench.steady(clock, limit_s)
+    chunk_s, passes_s, warm_s = timed
+    frames = bench.frames_per_chunk * case.batch
+    chunk = statistics.median(chunk_s)
+    row: dict[str, Any] = {
+        "case": case.name,
+        "kernels": kernels.name,
+        "size": f"{case.size[0]}x{case.size[1]}",
+        "window_frames": case.window_frames,
+        "sink_frames": case.sink_frames,
+        "window": "growing from empty" if case.growing else "full",
+        "steps": case.steps,
+        "batch": case.batch,
+        "captured": case.captured and model.device.type == "cuda",
+        "decoder": "none" if codec is None else type(codec).__name__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "chunks": len(chunk_s),
+        "frames_per_s": round(frames / chunk, 3),
+        "chunk_ms": round(1000 * chunk, 3),
+        "chunk_ms_p95": round(1000 * _quantile(chunk_s, 0.95), 3),
+        "pass_ms": round(1000 * statistics.median(passes_s) / (case.steps + 1), 3),
+        "warm_up_s": round(warm_s, 3),
+        "total_s": round(clock() - started, 3),
+        "peak_memory_gb": round(_peak_memory(model.device) / 1e9, 3),
+    }
+    if not case.growing:
+        flops = case.batch * chunk_flops(model, case, case.window_frames)
+        achieved = flops / statistics.median(passes_s)
+        row["denoise_tflops"] = round(achieved / 1e12, 3)
+        row["end_to_end_tflops"] = round(flops / chunk / 1e12, 3)
+        if rate is not None:
+            row["share_of_matmul_rate"] = round(achieved / rate, 3)
+    return row
+
+
+def replace_entry(model: LoadedModel, policy: Any) -> LoadedModel:
+    """Return the model under another cache policy."""
+    return replace(model, entry=replace(model.entry, cache=policy))
+
+
+class _Bench:
+    """Streams, generator and decoder of one case."""
+
+    def __init__(
+        self, model: LoadedModel, case: Case, kernels: Kernels, codec: VideoCodec | None
+    ) -> None:
+        self.model, self.case = model, case
+        config = model.entry.transformer
+        width, height = case.size
+        self.latent_hw = (height // 8, width // 8)
+        hw = math.prod(config.grid(*self.latent_hw))
+        pages = case.batch * case.window_frames + 1
+        pool = KVPool(
+            config.num_layers, pages, hw, config.num_heads, config.head_dim, model.dtype,
+            model.device,
+        )  # fmt: skip
+        self.generator = generator_factory(
+            kernels, batch_sizes=(case.batch,), max_steps=case.steps, capture=case.captured
+        )(model, pool)
+        self.frames = model.entry.cache.chunk_frames
+        self.frames_per_chunk = model.codec.frames_for(self.frames, False)
+        self.decoder = None
+        if codec is not None:
+            self.decoder = FrameDecoder(codec, model.device, model.dtype)
+        self.schedule = model.entry.sampler.schedule(case.steps, 1)
+        with torch.inference_mode():
+            self.prompts = [
+                model.transformer.prompt_kv(model.text.encode([f"stream {row} of a benchmark"]))
+                for row in range(case.batch)
+            ]
+        self.streams: list[Stream] = []
+        self.chunk = 0
+
+    def open(self) -> None:
+        """Start a stream for every row."""
+        for stream in self.streams:
+            self.generator.close(stream)
+        opened = [self.generator.open(self.latent_hw) for _ in range(self.case.batch)]
+        self.streams = [stream for stream in opened if stream is not None]
+        assert len(self.streams) == self.case.batch, "the pool holds every stream"
+
+    def draw(self, step: int) -> Tensor:
+        """Noise of every row, as the engine draws it."""
+        shape = (self.frames, self.model.entry.transformer.out_channels, *self.latent_hw)
+        return torch.stack([noise(row, self.chunk, step, shape) for row in range(self.case.batch)])
+
+    def step(self, clock: Clock) -> _Mark:
+        """Make one chunk of every stream; what it returns knows when it is complete."""
+        begun, started = _event(self.model.device), clock()
+        latents = self.generator.chunk(
+            self.streams, self.frames, self.prompts, [False] * self.case.batch, self.schedule,
+            self._drawn,
+        )  # fmt: skip
+        denoised, host_s = _event(self.model.device), clock() - started
+        frames: list[PendingFrames] = []
+        if self.decoder is not None:
+            for row, stream in enumerate(self.streams):
+                shown, stream.decoder = self.decoder.decode(latents[row : row + 1], stream.decoder)
+                frames.append(shown)
+        self.chunk += 1
+        return _Mark(begun, denoised, host_s, frames)
+
+    def _drawn(self, step: int) -> Tensor:
+        drawn = self.draw(step)
+        return drawn if self.model.device.type == "cuda" else drawn.to(self.model.device)
+
+    def run(self, chunks: int, clock: Clock, until: float) -> tuple[list[float], list[float]]:
+        """Run chunks with at most two in flight; seconds between completions, and of passes."""
+        marks: deque[_Mark] = deque()
+        ends: list[float] = []
+        passes: list[float] = []
+
+        def finish() -> None:
+            mark = marks.popleft()
+            passes.append(mark.finish(clock))
+            ends.append(clock())
+
+        in_flight = 2 if self.model.device.type == "cuda" else 1
+        for _ in range(chunks):
+            marks.append(self.step(clock))
+            if len(marks) >= in_flight:
+                finish()
+            if clock() > until:
+                break
+        while marks:
+            finish()
+        return ends, passes
+
+    def steady(self, clock: Clock, limit_s: float) -> tuple[list[float], list[float], float]:
+        """Fill the windows, then time chunks."""
+        start = clock()
+        self.open()
+        filling = -(-self.case.window_frames // self.frames) + 2
+        ends, _ = self.run(filling, clock, math.inf)
+        warm = ends[-1] - start
+        more, passes = self.run(self.case.chunks, clock, clock() + limit_s)
+        stamps = [ends[-1], *more]
+        return [b - a for a, b in pairwise(stamps)], passes, warm
+
+    def clips(self, clock: Clock, limit_s: float) -> tuple[list[float], list[float], float]:
+        """Time whole clips from an empty window to a full one; seconds are a clip's mean chunk."""
+        start = clock()
+        length = self.case.window_frames // self.frames
+        self.open()
+        self.run(length, clock, math.inf)
+        warm = clock() - start
+        clips, passes = [], []
+        for _ in range(max(1, self.case.chunks // length)):
+            self.open()
+            begun = clock()
+            ends, spent = self.run(length, clock, math.inf)
+            clips += [(ends[-1] - begun) / length] * length
+            passes += spent
+            if clock() - start > limit_s:
+                break
+        return clips, passes, warm
+
+
+class _Mark:
+    """When a chunk began, when it was denoised, and its frames."""
+
+    def __init__(
+        self,
+        begun: torch.cuda.Event | None,
+        denoised: torch.cuda.Event | None,
+        host_s: float,
+        frames: list[PendingFrames],
+    ) -> None:
+        self._begun, self._denoised, self._host_s = begun, denoised, host_s
+        self._frames = frames
+
+    def finish(self, clock: Clock) -> float:
+        """Wait for the chunk; return the seconds its denoising took."""
+        for frames in self._frames:
+            frames.result()
+        if self._begun is None or self._denoised is None:
+            return self._host_s
+        self._denoised.synchronize()
+        return self._begun.elapsed_time(self._denoised) / 1000
+
+
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # noqa: TID251 (a benchmark)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
