@@ -6,7 +6,6 @@ cheaper than taking turns depends on model and device, so it is measured and not
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -73,22 +72,27 @@ def measure(
         one_pass: Runs one pass for a batch of the given size to its end.
         decode: Decodes one chunk.
         recache: Rebuilds one window.
-        batches: Sizes to try, 1 among them.
+        batches: Sizes to try, ascending from 1. After one that does not pay no larger one is
+            tried: a device that is full does not become emptier.
         clock: Monotonic seconds.
-        repeats: Timed runs of each after one that warms up; the median counts.
+        repeats: Timed runs of each after one that warms up; the fastest counts, so that
+            what else runs at start-up does not make the device look slow for good.
     """
 
-    def median(operation: Callable[[], None]) -> float:
+    def fastest(operation: Callable[[], None]) -> float:
         operation()
         times = []
         for _ in range(repeats):
             start = clock()
             operation()
             times.append(clock() - start)
-        return statistics.median(times)
+        return min(times)
 
-    return CostTable(
-        pass_s={batch: median(lambda batch=batch: one_pass(batch)) for batch in batches},  # type: ignore[misc]
-        decode_s=median(decode),
-        recache_s=median(recache),
-    )
+    decode_s, recache_s = fastest(decode), fastest(recache)
+    pass_s: dict[int, float] = {}
+    for batch in batches:
+        pass_s[batch] = fastest(lambda batch=batch: one_pass(batch))  # type: ignore[misc]
+        shares = [seconds / size for size, seconds in pass_s.items()]
+        if len(shares) > 1 and shares[-1] > WORTHWHILE * min(shares[:-1]):
+            break
+    return CostTable(pass_s, decode_s, recache_s)

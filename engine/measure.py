@@ -52,29 +52,17 @@ def measure_costs(
         # Reading one number makes an asynchronous device finish what was asked of it.
         generator.pool.k[0, 0, 0, 0, 0].item()
 
-    # Nothing is measured that a stream would not do: chunks of one step without a clean pass.
+    # A chunk of one step without a clean pass is one pass.
     one_step = Schedule((1000.0,), (1.0,))
 
-    def fill(stream: Stream) -> None:
-        while stream.table.next_frame + frames <= window:
-            step(1, [stream])
-
-    def step(batch: int, chosen: list[Stream] | None = None) -> None:
-        rows = chosen or streams[:batch]
+    def one_pass(batch: int) -> None:
+        rows = streams[:batch]
         if entry.cache.window_frames is None:
             for stream in rows:
-                if stream.table.next_frame + frames > window:
-                    stream.table.clear()
-        noisy = latents(len(rows), frames)
-        generator.chunk(
-            rows,
-            frames,
-            [prompt] * len(rows),
-            [False] * len(rows),
-            one_step,
-            lambda _: noisy,
-            last=True,
-        )
+                _fill(stream, window - frames, shape, model.device)
+        noisy = latents(batch, frames)
+        same = [False] * batch
+        generator.chunk(rows, frames, [prompt] * batch, same, one_step, lambda _: noisy, last=True)
         wait()
 
     def decode() -> None:
@@ -86,9 +74,17 @@ def measure_costs(
 
     try:
         for stream in streams:
-            fill(stream)
+            _fill(stream, window, shape, model.device)
         batches = [size for size in (1, 2, 4, 8, 16, 32) if size <= len(streams)]
-        return measure(step, decode, recache, batches, clock)
+        return measure(one_pass, decode, recache, batches, clock)
     finally:
         for stream in streams:
             generator.close(stream)
+
+
+def _fill(stream: Stream, frames: int, shape: tuple[int, ...], device: torch.device) -> None:
+    """Make a stream look as if it had made ``frames`` latent frames; what is in them costs nothing."""
+    stream.table.clear()
+    stream.table.append(frames)
+    stream.recent, stream.latent_frames = None, 0
+    stream.extend(torch.zeros(1, frames, *shape, device=device))

@@ -67,9 +67,7 @@ def test_the_client_decides_about_the_recache_when_it_says_so():
 
 
 def test_timed_prompts_apply_at_the_first_chunk_at_or_after_their_frame():
-    timeline = PromptTimeline(
-        parts("a"), [TimedPrompt(9, parts("b")), TimedPrompt(22, parts("c"))]
-    )
+    timeline = PromptTimeline(parts("a"), [TimedPrompt(9, parts("b")), TimedPrompt(22, parts("c"))])
     seen = [(frame, timeline.start_chunk(frame)) for frame in (0, 9, 21, 33, 45)]
     assert [chunk.mix[0].text for _, chunk in seen] == ["a", "b", "b", "c", "c"]
     assert [chunk.applied for _, chunk in seen] == [(), ("timed:9",), (), ("timed:22",), ()]

@@ -118,15 +118,27 @@ def test_costs_between_measured_sizes_are_those_of_the_next_larger():
     assert SERIAL.chunk_s(8, 4) == 5 * 0.8 + 8 * 0.01
 
 
-def test_the_cost_table_is_measured_with_a_clock_and_forgets_outliers():
+def measured(*spent, batches=(1, 2, 4)):
+    """Measure with operations that take the given times: decode, recache, then the batch sizes."""
     now = 0.0
-    spent = iter([9.0, 0.1, 5.0, 0.1, 9.0, 0.3, 0.3, 0.3, 0.02, 0.02, 0.02, 0.02, 1, 1, 1, 1])
+    times = iter(spent)
 
     def work(*_):
         nonlocal now
-        now += next(spent)
+        now += next(times)
 
-    table = measure(work, work, work, (1, 2), lambda: now)
-    assert {size: round(s, 9) for size, s in table.pass_s.items()} == {1: 0.1, 2: 0.3}
+    return measure(work, work, work, batches, lambda: now)
+
+
+def test_the_cost_table_is_measured_with_a_clock_and_forgets_what_was_slow_by_chance():
+    table = measured(
+        *(0.01, 0.02, 0.02, 5.0), *(1.0,) * 4, *(9.0, 0.1, 5.0, 0.3), *(0.12,) * 4, *(0.2,) * 4
+    )
+    assert {size: round(s, 9) for size, s in table.pass_s.items()} == {1: 0.1, 2: 0.12, 4: 0.2}
     assert round(table.decode_s, 9) == 0.02
     assert round(table.recache_s, 9) == 1.0
+
+
+def test_no_larger_batch_is_measured_after_one_that_does_not_pay():
+    table = measured(*(0.02,) * 4, *(1.0,) * 4, *(0.1,) * 4, *(0.2,) * 4)
+    assert sorted(table.pass_s) == [1, 2]

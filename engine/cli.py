@@ -1,0 +1,205 @@
+"""``python -m engine generate``: clips from prompts, without a server.
+
+The model is loaded once and may make many clips (``--requests``). Frames are written as they left
+the engine: an ``.npz`` with ``frames`` uint8 ``[T, H, W, 3]``, or a folder of PNG files. With
+``--json`` the last line on stdout is one JSON object, else it is a sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from engine.config import EngineConfig
+from engine.cost_table import CostTable
+from engine.dtype import choose_dtype
+from engine.engine import Engine
+from engine.requests import ClipRequest, check_names, parse_switch, read_requests
+from engine.types import Admitted, ChunkReady, Credit, PromptApplied, SessionEnded, Wait
+from models.loading import load_model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        requests = _requests(options)
+        summary = _generate(options, requests)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    if options.json:
+        print(json.dumps(summary))  # noqa: T201
+    else:
+        print(  # noqa: T201
+            f"{len(summary['clips'])} clips, {summary['frames']} frames in "
+            f"{summary['seconds']:.1f} s: {summary['frames_per_second']:.1f} frames/s "
+            f"({summary['model']}, {summary['dtype']} on {summary['device']})"
+        )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    generate = commands.add_parser("generate", help="make clips and write their frames")
+    add = generate.add_argument
+    add("--model", default="longtake-tiny", help="a model's name, name@path, or its folder")
+    add("--prompt", help="what the clip shows")
+    add("--switch", action="append", default=[], metavar='SECONDS="PROMPT"', help="a later prompt")
+    add("--seconds", type=float, default=5.0, help="length of a clip")
+    add("--seed", type=int, default=0)
+    add("--steps", type=int, help="denoising steps; the model's own number when absent")
+    add("--size", help="WIDTHxHEIGHT; the model's first size when absent")
+    add("--image", type=Path, help="start image")
+    add("--requests", type=Path, help="file with a JSON object a line: prompt, name, seconds, seed")
+    add("--out", type=Path, required=True, help="clip.npz, or a folder")
+    add("--png", action="store_true", help="write PNG files instead of .npz into the folder")
+    add("--batch", type=int, default=1, help="clips made at the same time")
+    add("--device", default="cpu")
+    add("--dtype", choices=("auto", *DTYPES), default="auto")
+    add("--cache-dir", type=Path, help="where fetched weights are")
+    add("--random-weights", action="store_true", help="draw weights instead of reading them")
+    add("--json", action="store_true", help="end with one line of JSON")
+    return parser
+
+
+def _requests(options: argparse.Namespace) -> list[ClipRequest]:
+    if (options.prompt is None) == (options.requests is None):
+        raise ValueError("give either --prompt or --requests; one of them is needed")
+    if options.requests is not None:
+        return read_requests(options.requests, options.seconds)
+    size = None
+    if options.size is not None:
+        width, _, height = options.size.partition("x")
+        if not (width.isdigit() and height.isdigit()):
+            raise ValueError(f"size {options.size!r}; it must be WIDTHxHEIGHT, such as 160x96")
+        size = (int(width), int(height))
+    request = ClipRequest(
+        name=options.out.stem,
+        prompt=options.prompt,
+        seconds=options.seconds,
+        seed=options.seed,
+        steps=options.steps,
+        switches=tuple(parse_switch(text) for text in options.switch),
+        size=size,
+        image=options.image,
+    )
+    check_names([request])
+    return [request]
+
+
+def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> dict[str, Any]:
+    device = torch.device(options.device)
+    dtype = DTYPES.get(options.dtype) or choose_dtype(device, time.monotonic)
+    model = load_model(
+        options.model,
+        device=device,
+        dtype=dtype,
+        cache_dir=options.cache_dir,
+        random_weights=options.random_weights,
+    )
+    config = EngineConfig(max_sessions=1, max_jobs=options.batch, max_batch=options.batch)
+    # Clips run in one batch of the size asked for: there is nothing to measure.
+    costs = CostTable({1: 1.0, options.batch: 1.0}, 0.0, 0.0)
+    engine = Engine(model, config, time.monotonic, costs)
+    single = options.requests is None and options.out.suffix == ".npz"
+    folder = options.out.parent if single else options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    clips = [
+        _write(folder, request, frames, applied, options.png and not single)
+        for request, frames, applied in run_all(engine, requests)
+    ]
+    seconds = time.monotonic() - started
+    total = sum(clip["frames"] for clip in clips)
+    return {
+        "model": model.entry.name,
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "fps": model.entry.fps,
+        "clips": clips,
+        "frames": total,
+        "seconds": round(seconds, 3),
+        "frames_per_second": round(total / seconds, 2),
+    }
+
+
+def run_all(
+    engine: Engine, requests: Sequence[ClipRequest]
+) -> list[tuple[ClipRequest, npt.NDArray[np.uint8], list[PromptApplied]]]:
+    """Make every clip, as many at a time as the engine admits.
+
+    Raises:
+        ValueError: A request is refused, or its stream ends with an error.
+    """
+    waiting = {request.name: request for request in requests}
+    order = list(waiting)
+    chunks: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in order}
+    applied: dict[str, list[PromptApplied]] = {name: [] for name in order}
+    queue = list(order)
+    running = 0
+    while queue or running:
+        while queue:
+            answer = engine.admit(waiting[queue[0]].spec(engine.model.entry), time.monotonic())
+            if isinstance(answer, Admitted):
+                queue.pop(0)
+                running += 1
+                continue
+            if isinstance(answer, Wait) and running:
+                break
+            raise ValueError(answer.reason if isinstance(answer, Wait) else answer.message)
+        for event in engine.step(time.monotonic()):
+            if isinstance(event, ChunkReady):
+                chunks[event.session_id].append(event.frames.numpy())
+                last = event.first_frame + event.num_frames - 1
+                engine.apply(Credit(event.session_id, last), time.monotonic())
+            elif isinstance(event, PromptApplied):
+                applied[event.session_id].append(event)
+            elif isinstance(event, SessionEnded):
+                running -= 1
+                if event.reason != "complete":
+                    raise ValueError(f"{event.session_id} ended: {event.error or event.reason}")
+    return [(waiting[name], np.concatenate(chunks[name]), applied[name]) for name in order]
+
+
+def _write(
+    folder: Path,
+    request: ClipRequest,
+    frames: npt.NDArray[np.uint8],
+    applied: Sequence[PromptApplied],
+    png: bool,
+) -> dict[str, Any]:
+    """Write one clip; return what is said about it."""
+    about = {
+        "name": request.name,
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "frames": len(frames),
+        "switches": [
+            {"event": event.event_id, "chunk": event.chunk_index, "frame": event.first_frame}
+            for event in applied
+        ],
+        **request.extra,
+    }
+    if png:
+        target = folder / request.name
+        target.mkdir(exist_ok=True)
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(target / f"{index:05d}.png")
+    else:
+        target = folder / f"{request.name}.npz"
+        np.savez_compressed(target, frames=frames, about=json.dumps(about))
+    return {**about, "path": str(target)}
