@@ -1,7 +1,11 @@
 """The dense cache: equal to one masked pass, window, sink, both rotary modes, gradients."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kernels import rope
 from kernels.attention import reference
@@ -10,13 +14,16 @@ from models import masks
 from models.config import TransformerConfig
 from models.kv import BlockCausalKV, DenseKV, QKNorm
 from models.policy import CachePolicy
+from models.sampler import Sampler, renoise, x0_from_velocity
 from tests.models.wan_weights import random_transformer
+from tests.parity.forward import load_transformer
 
 CONFIG = TransformerConfig(
     dim=24, ffn_dim=40, num_heads=2, num_layers=2, text_dim=10, text_len=5, freq_dim=16
 )
 GRID = (1, 2)
 TOKENS = 2
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def draw(*shape, seed=0):
@@ -126,3 +133,41 @@ def test_a_pass_that_is_not_kept_changes_nothing():
         assert cache.frames == ()
         assert cache.end_frame == 0
         assert torch.equal(network(a, times, prompt, cache.view(2)), first)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rollouts/local7_sink1_framewise",
+        "rollouts/global_chunk3_batch2",
+        "longlive/relative_rope_sink3",
+    ],
+)
+def test_the_training_cache_gives_the_reference_rollouts(name):
+    group, case_name = name.split("/")
+    case = json.loads((GOLDEN / group / "cases.json").read_text())[case_name]
+    golden = load_file(GOLDEN / f"{name}.safetensors")
+    network = load_transformer(GOLDEN / "transformer", torch.float32)
+    window, chunk = case["local_attn_size"], case["num_frame_per_block"]
+    policy = CachePolicy(
+        window_frames=None if window == -1 else window,
+        sink_frames=case["sink_size"],
+        rope="window" if case.get("relative_rope") else "absolute",
+        chunk_frames=chunk,
+    )
+    grid = network.config.grid(*case["latent_hw"])
+    cache = DenseKV(network.config.num_layers, network.config.head_dim, grid, policy, "cpu")
+    schedule = Sampler(case["timestep_shift"]).schedule()
+    prompt = network.prompt_kv(golden["prompt_embeds"])
+    for index in range(case["num_frames"] // chunk):
+        part = slice(index * chunk, index * chunk + chunk)
+        x = golden["noise"][:, part]
+        for step, (t, sigma) in enumerate(zip(schedule.timesteps, schedule.sigmas, strict=True)):
+            times = torch.full(x.shape[:2], t)
+            x0 = x0_from_velocity(x, network(x, times, prompt, cache.view(chunk)), sigma)
+            if step + 1 < len(schedule):
+                fresh = golden[f"chunk{index:02d}.renoise.{step}"]
+                x = renoise(x0, fresh, schedule.sigmas[step + 1])
+        torch.testing.assert_close(x0, golden["latents"][:, part], atol=5e-5, rtol=0)
+        network(x0, torch.zeros(x.shape[:2]), prompt, cache.view(chunk, keep=True))
