@@ -317,7 +317,7 @@ def train_classifier(
         if tick.step % report_every == 0:
             right = [(logits[name].argmax(1) == labels[name]).float().mean() for name in NAMES]
             figures = dict(zip(NAMES, torch.stack(right).tolist(), strict=True))
-            stage.report(loss=float(loss), **figures)
+            stage.report(loss=float(loss.detach()), **figures)
     save_weights(out, average.module.state_dict(), torch.float16)
     judged = accuracy(load_classifier(out, device), 1024, device, batch=min(batch, 64))
     result = {name: float(np.mean(right)) for name, right in judged.items()}
