@@ -71,7 +71,7 @@ function showModel() {
       const chip = document.createElement("button");
       chip.type = "button";
       chip.className = "chip";
-      chip.textContent = text;
+      chip.textContent = chip.title = text;
       chip.addEventListener("click", () => useExample(text));
       item.append(chip);
       return item;

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from server.media import fmp4
@@ -42,6 +43,7 @@ class Orders:
     refuse: dict | None = None
     queue_position: int | None = None
     room: threading.Event = field(default_factory=threading.Event)
+    api_key: str | None = None
     forget_sessions: bool = False
     received: list = field(default_factory=list)
     sockets: list = field(default_factory=list)
@@ -216,7 +218,9 @@ def build(orders):
     streams = {}
 
     @app.get("/v1/models")
-    async def models():
+    async def models(request: Request):
+        if orders.api_key and request.headers.get("authorization") != f"Bearer {orders.api_key}":
+            return JSONResponse({"error": {"code": "unauthorized"}}, 401)
         entry = {
             "id": "synthetic",
             "object": "model",
@@ -230,6 +234,9 @@ def build(orders):
 
     @app.websocket("/v1/realtime/video")
     async def live(socket: WebSocket):
+        if orders.api_key and socket.query_params.get("key") != orders.api_key:
+            await socket.close()
+            return
         await socket.accept()
         orders.sockets.append(socket)
         producer = None
