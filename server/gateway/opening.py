@@ -17,6 +17,7 @@ from server.fabric.record import create_record, read_record, swap_field, write_r
 from server.fabric.streams import drop_streams, send_control, send_notice
 from server.gateway.context import Gateway
 from server.live import LiveSpec, WireFormat, choose, choose_codec
+from server.media.types import CodecName
 from server.wire.messages_in import SessionResume, SessionStart
 from server.wire.messages_out import ErrorMessage
 
@@ -34,6 +35,8 @@ class Opened:
         connection: This connection's name in control messages.
         spec: What is generated.
         wire_format: How it is sent.
+        codec: What this connection watches in; not the stream's own after a resume in a format
+            that needs another one.
         ticket: Its entry in the work queue.
         resumed_after: The last chunk the client has; None for a new stream.
         attached_at: The media entry that announced this connection; older notices are history.
@@ -44,6 +47,7 @@ class Opened:
     connection: str
     spec: LiveSpec
     wire_format: WireFormat
+    codec: CodecName
     ticket: str
     resumed_after: int | None = None
     attached_at: str = "0-0"
@@ -92,7 +96,7 @@ async def open_new(gateway: Gateway, start: SessionStart) -> Opened | ErrorMessa
     await send_control(redis, session_id, {"type": "attach", "conn": connection})
     ticket = await WorkQueue(redis, spec.model, "live").put(session_id)
     await write_record(redis, "live", session_id, {"ticket": ticket})
-    return Opened(session_id, token, connection, spec, start.format, ticket)
+    return Opened(session_id, token, connection, spec, start.format, spec.codec, ticket)
 
 
 async def open_again(gateway: Gateway, resume: SessionResume) -> Opened | ErrorMessage:
@@ -117,7 +121,8 @@ async def open_again(gateway: Gateway, resume: SessionResume) -> Opened | ErrorM
     wire_format: WireFormat = resume.format or record["format"]  # type: ignore[assignment]
     codec = choose_codec(wire_format, spec.codec)
     if isinstance(codec, ErrorMessage):
-        return codec
+        codec = choose_codec(wire_format, None)
+    assert not isinstance(codec, ErrorMessage), "every format has a codec of its own"
     token, connection = secrets.token_urlsafe(32), secrets.token_hex(8)
     fields = {"token": _digest(token), "format": wire_format}
     if not await swap_field(redis, "live", session_id, "token", held, fields):
@@ -125,7 +130,7 @@ async def open_again(gateway: Gateway, resume: SessionResume) -> Opened | ErrorM
     at = await send_notice(redis, session_id, {"t": "attached", "conn": connection})
     await send_control(redis, session_id, {"type": "attach", "conn": connection})
     ticket, after = record.get("ticket", "0-1"), resume.after_chunk
-    return Opened(session_id, token, connection, spec, wire_format, ticket, after, at)
+    return Opened(session_id, token, connection, spec, wire_format, codec, ticket, after, at)
 
 
 async def withdraw(gateway: Gateway, model: str, ticket: str, session_id: str) -> bool:

@@ -17,7 +17,7 @@ from server.fabric.streams import send_control
 from server.fabric.workers import is_alive
 from server.gateway.context import Gateway
 from server.gateway.opening import Opened, withdraw
-from server.gateway.reader import MediaReader, Notice
+from server.gateway.reader import MediaReader, Notice, Skipped
 from server.gateway.wrap import Wrapper, stream_config
 from server.live import prompt_parts
 from server.media.types import CodecConfig
@@ -60,8 +60,10 @@ class Owner:
         self._redis = gateway.redis
         self._send = send
         self._began = began
-        self._reader = MediaReader(self._redis, opened.session_id, spec.codec)
-        self._wrapper = Wrapper(opened.wire_format, spec.codec, (spec.width, spec.height), spec.fps)
+        self._reader = MediaReader(self._redis, opened.session_id, opened.codec)
+        self._wrapper = Wrapper(
+            opened.wire_format, opened.codec, (spec.width, spec.height), spec.fps
+        )
         self._started = False
         self._first_sent = opened.resumed_after is not None
         self._position = -1
@@ -109,7 +111,7 @@ class Owner:
             case said.SessionPlay():
                 await self._control({"type": "play"})
             case said.SessionKeyframe():
-                await self._reader.seek(None)
+                await self._skipped(await self._reader.seek(None))
             case said.SessionStop():
                 # A stream no worker has taken ends here; its `done` comes through the pump.
                 if not await self._withdraw():
@@ -149,6 +151,8 @@ class Owner:
         while True:
             try:
                 await self._control({"type": "beat", "conn": self.opened.connection})
+                if self.opened.codec != self.opened.spec.codec:
+                    await self._control({"type": "codec", "codec": self.opened.codec})
             except FabricError as error:
                 log.warning("stream %s: no sign of life: %s", self.opened.session_id, error)
             await asyncio.sleep(BEAT_S)
@@ -157,7 +161,7 @@ class Owner:
 
     async def _pump(self) -> None:
         if self.opened.resumed_after is not None:
-            await self._reader.seek(self.opened.resumed_after)
+            await self._skipped(await self._reader.seek(self.opened.resumed_after))
         silent = 0
         away_since: float | None = None
         while True:
@@ -173,6 +177,8 @@ class Owner:
             for item in items:
                 if isinstance(item, ChunkEntry):
                     await self._chunk(item)
+                elif isinstance(item, Skipped):
+                    await self._skipped(item.frame)
                 elif await self._notice(item):
                     return
 
@@ -203,15 +209,29 @@ class Owner:
         last = entry.first_frame + entry.num_frames - 1
         await self._control({"type": "sent", "frame": last})
 
+    async def _skipped(self, frame: int | None) -> None:
+        """Credit frames this viewer can never show, or the worker would wait for them."""
+        if frame is not None:
+            await self._control({"type": "sent", "frame": frame})
+            await self._control({"type": "ack", "frame": frame})
+
     async def _notice(self, notice: Notice) -> bool:
         """Pass one notice on; True when the stream has ended."""
         message = notice.message
         match notice.kind:
-            case "open" if not self._started:
+            case "open" if not self._started and message["config"]["codec"] == self.opened.codec:
                 await self._start(config_from_json(message["config"]), message["chunk_frames"])
             case "superseded":
                 self._received_at.pop(message["event_id"], None)
                 await self._send(InteractionSuperseded(event_id=message["event_id"]), None)
+            case "rejected":
+                self._received_at.pop(message["event_id"], None)
+                error = ErrorMessage(
+                    code="interaction_failed",
+                    message=message["message"],
+                    event_id=message["event_id"],
+                )
+                await self._send(error, None)
             case "paused":
                 await self._send(SessionPaused(), None)
             case "error" if notice.after(self.opened.attached_at):

@@ -32,6 +32,13 @@ class Notice:
         return str(self.message["t"])
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A chunk this viewer cannot decode, up to and including ``frame``."""
+
+    frame: int
+
+
 def begin_at(entries: Sequence[Entry], codec: str, after_chunk: int | None) -> int | None:
     """Return the index of the key chunk a viewer begins with; None when the ring has none.
 
@@ -65,10 +72,13 @@ class MediaReader:
         self._at = "0"
         self._next_chunk: int | None = None
 
-    async def seek(self, after_chunk: int | None) -> None:
+    async def seek(self, after_chunk: int | None) -> int | None:
         """Move to the key chunk a joiner (None) or a resuming viewer begins with.
 
         Without one in the ring the next one that is published is the beginning.
+
+        Returns:
+            The last frame before the beginning; None when nothing was published before it.
         """
         entries = await all_entries(self._redis, self._key)
         index = begin_at(entries, self._codec, after_chunk)
@@ -77,16 +87,21 @@ class MediaReader:
             self._at = entries[index - 1].entry_id if index else "0"
         elif entries:
             self._at = entries[-1].entry_id
+        before = [e.message for e in entries[:index] if e.message["t"] == "chunk"]
+        return before[-1]["first_frame"] + before[-1]["num_frames"] - 1 if before else None
 
-    async def read(self, block_ms: int) -> list[ChunkEntry | Notice]:
+    async def read(self, block_ms: int) -> list[ChunkEntry | Notice | Skipped]:
         """Return what came, waiting at most ``block_ms``; chunks are decodable in this order."""
-        found: list[ChunkEntry | Notice] = []
+        found: list[ChunkEntry | Notice | Skipped] = []
         for entry in await read_entries(self._redis, self._key, self._at, block_ms=block_ms):
             self._at = entry.entry_id
             if entry.message["t"] != "chunk":
                 found.append(Notice(entry.entry_id, entry.message))
             elif self._decodable(entry):
                 found.append(ChunkEntry.from_message(entry.message, entry.data))
+            else:
+                message = entry.message
+                found.append(Skipped(message["first_frame"] + message["num_frames"] - 1))
         return found
 
     def _decodable(self, entry: Entry) -> bool:

@@ -19,7 +19,7 @@ from server.fabric.streams import send_control
 from server.gateway.context import Gateway
 from server.gateway.envelope import RestError
 from server.gateway.opening import withdraw
-from server.gateway.reader import MediaReader
+from server.gateway.reader import MediaReader, Notice
 from server.gateway.wrap import Wrapper
 from server.live import LiveSpec
 
@@ -100,7 +100,7 @@ async def _mp4(
                     size = (spec.width, spec.height)
                     wrapper = Wrapper("m4s", "h264", size, spec.fps, item.first_frame)
                 yield wrapper.wrap(item)[1]
-            elif item.kind == "done":
+            elif isinstance(item, Notice) and item.kind == "done":
                 return
 
 

@@ -16,6 +16,7 @@ from engine.types import (
     ChunkReady,
     EngineEvent,
     PromptApplied,
+    PromptRejected,
     PromptSuperseded,
     SessionEnded,
     SessionPaused,
@@ -94,6 +95,10 @@ class Output:
             elif isinstance(event, PromptSuperseded):
                 self._forget((event.event_id,))
                 await self.say({"t": "superseded", "event_id": event.event_id})
+            elif isinstance(event, PromptRejected):
+                self._forget((event.event_id,))
+                rejected = {"event_id": event.event_id, "message": event.message}
+                await self.say({"t": "rejected", **rejected})
             elif isinstance(event, SessionPaused):
                 await self.say({"t": "paused"})
 

@@ -1,0 +1,112 @@
+"""``python -m server``: run Longtake, or one of its commands.
+
+Without a command it runs the server (see ``server.config`` for the flags). Commands: ``models``,
+``fetch``, ``convert``, ``doctor``, ``bench``.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from engine.environment import prepare_environment
+from server.config import Settings, SettingsError, add_flags, read_settings
+
+COMMANDS = ("models", "fetch", "convert", "doctor", "bench")
+CANNOT = 2
+
+
+def say(line: str) -> None:
+    """Print one line for people, at once."""
+    sys.stdout.write(f"==> {line}\n")
+    sys.stdout.flush()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the server or a command; return the exit status."""
+    words = sys.argv[1:] if words is None else words
+    prepare_environment()  # before anything loads torch
+    logging.basicConfig(
+        level=os.environ.get("LONGTAKE_LOG", "WARNING").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if words and words[0] in COMMANDS:
+        return _command(words[0])(words[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Serve live streams and video jobs of a causal video model.",
+        epilog=f"Commands: {', '.join(COMMANDS)}; each has its own --help. Every flag has a "
+        "variable, such as LONGTAKE_PORT; keys and passwords belong there.",
+    )
+    add_flags(parser)
+    try:
+        settings = read_settings(parser.parse_args(words), os.environ)
+    except SettingsError as error:
+        return _cannot(str(error))
+    try:
+        return _serve(settings)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _command(name: str) -> Callable[[Sequence[str]], int]:
+    # Imported when asked for: most of them load torch.
+    if name == "bench":
+        from server.bench.command import main as bench
+
+        return bench
+    from server import commands
+
+    return {
+        "models": commands.models,
+        "fetch": commands.fetch,
+        "convert": commands.convert,
+        "doctor": commands.doctor,
+    }[name]
+
+
+def _serve(settings: Settings) -> int:
+    if settings.role == "worker":
+        from server.worker.build import CannotServe
+        from server.worker.main import run_worker
+
+        try:
+            asyncio.run(run_worker(settings, say))
+        except CannotServe as error:
+            return _cannot(str(error))
+        return 0
+    from server.gateway.main import CannotListen, bind, run_gateway
+    from server.launch import LISTENER_FD, GivenUp, Supervisor
+
+    try:
+        if settings.role == "gateway":
+            inherited = os.environ.get(LISTENER_FD)
+            if inherited is not None:
+                listener = socket.socket(fileno=int(inherited))
+            else:
+                listener = bind(settings.host, settings.port)
+                say(f"gateway on http://{settings.host}:{listener.getsockname()[1]}")
+            with listener:
+                asyncio.run(run_gateway(settings, listener))
+            return 0
+        asyncio.run(_supervise(Supervisor, settings))
+    except (CannotListen, GivenUp) as error:
+        return _cannot(str(error))
+    return 0
+
+
+async def _supervise(make: type, settings: Settings) -> None:
+    # Made inside the loop: it holds an event of it.
+    await make(settings, say).run()
+
+
+def _cannot(sentence: str) -> int:
+    sys.stderr.write(f"error: {sentence}\n")
+    return CANNOT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

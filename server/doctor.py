@@ -1,0 +1,88 @@
+"""What this machine has, and what the server will use of it, each with a reason.
+
+Looks only; starts and changes nothing. Knows which parts are needed and which are extras.
+"""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+import torch
+
+from engine.dtype import choose_dtype
+from server.media.encoder import ChunkEncoder
+from server.media.types import CODEC_NAMES
+from server.redis_process import RedisError, find_binary
+from server.worker.build import CannotServe, choose_device
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; ``needed`` ones must be good for the server to run."""
+
+    what: str
+    good: bool
+    detail: str
+    needed: bool = True
+
+
+def examine(device: str) -> list[Finding]:
+    """Look at everything the server uses on ``device``."""
+    return [_redis(), *_codecs(), *_device(device), _disk()]
+
+
+def _redis() -> Finding:
+    try:
+        binary = find_binary()
+    except RedisError as error:
+        return Finding("redis", False, str(error), needed=False)
+    return Finding("redis", True, f"{binary} at {binary.path}", needed=False)
+
+
+def _codecs() -> list[Finding]:
+    found = []
+    for codec in CODEC_NAMES:
+        needed = codec in ("h264", "jpeg")
+        try:
+            with ChunkEncoder(codec, 160, 96, 16) as encoder:
+                detail = encoder.config.mime
+            found.append(Finding(f"codec {codec}", True, detail, needed))
+        except (ValueError, OSError, RuntimeError) as error:
+            found.append(Finding(f"codec {codec}", False, str(error), needed))
+    return found
+
+
+def _device(wanted: str) -> list[Finding]:
+    try:
+        device = choose_device(wanted)
+    except CannotServe as error:
+        return [Finding("device", False, str(error))]
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        free, total = torch.cuda.mem_get_info(device)
+        detail = f"{name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+    else:
+        detail = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    dtype = str(choose_dtype(device, time.monotonic)).removeprefix("torch.")
+    reason = "measured faster here" if device.type == "cpu" else "what accelerators are made for"
+    return [
+        Finding("device", True, f"{device}: {detail}"),
+        Finding("dtype", True, f"{dtype}, {reason}"),
+        *_kernels(device),
+    ]
+
+
+def _kernels(device: torch.device) -> list[Finding]:
+    """Return what the kernels say of this device."""
+    from kernels.capability import report
+
+    return [
+        Finding(f"kernels {line.name}", line.usable, line.reason, needed=False)
+        for line in report(device)
+    ]
+
+
+def _disk() -> Finding:
+    usage = shutil.disk_usage(".")
+    return Finding("disk", usage.free > 1e9, f"{usage.free / 1e9:.0f} GB free here", needed=False)

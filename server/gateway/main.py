@@ -1,0 +1,119 @@
+"""A gateway process from settings to its end."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import uvicorn
+
+from server.catalogue import ModelCard
+from server.config import Settings
+from server.fabric.connection import Connection
+from server.gateway.app import create_app
+from server.gateway.auth import Gate
+from server.gateway.context import Gateway
+from server.jobs.routes import JobParts, jobs_router
+from server.jobs.store import JobStore
+from server.wire.limits import MAX_SEED, Limits
+
+log = logging.getLogger(__name__)
+
+GOODBYE_S = 0.5
+"""How long viewers have to read why the connection closes."""
+
+
+class CannotListen(Exception):
+    """The address cannot be bound; the message says what to change."""
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server whose signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to ``run_gateway``."""
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket's beginning: bound, not yet listening.
+
+    Raises:
+        CannotListen: Somebody else has the port, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise CannotListen(
+            f"{host} port {port} cannot be used ({reason.lower()}); give another --port"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def build_gateway(settings: Settings) -> Gateway:
+    """Return what the routes share."""
+    assert settings.redis_url is not None, "read_settings asks for it"
+    gate = Gate(settings.api_keys, settings.allow_origins)
+    return Gateway(Connection(settings.redis_url), gate=gate)
+
+
+def job_parts(settings: Settings, gateway: Gateway) -> JobParts:
+    """Return what the routes of jobs need."""
+
+    async def cards() -> list[ModelCard]:
+        return list((await gateway.cards()).values())
+
+    return JobParts(
+        JobStore(gateway.redis, lambda: datetime.now(UTC).timestamp()),
+        cards=cards,
+        data_dir=settings.data_dir,
+        draw_seed=lambda: secrets.randbelow(MAX_SEED + 1),
+        stopping=gateway.draining.is_set,
+    )
+
+
+async def run_gateway(settings: Settings, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then tell viewers and close."""
+    gateway = build_gateway(settings)
+    app = create_app(gateway, [jobs_router(job_parts(settings, gateway))])
+    config = uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_max_size=2 * Limits().message_bytes,
+        ws_ping_interval=5.0,
+        ws_ping_timeout=10.0,
+        # Addresses may carry ?key=, so requests are not logged.
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=5,
+    )
+    server = _Server(config)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    told = asyncio.create_task(_wait(stopping))
+    await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        gateway.draining.set()
+        await asyncio.sleep(GOODBYE_S)
+        server.should_exit = True
+    told.cancel()
+    await serving
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()

@@ -1,0 +1,121 @@
+"""The engine of a worker, built from settings: device, dtype, weights, measured costs.
+
+The only module of the server that loads a model. It says what it does while doing it, and turns
+every reason why it cannot into one sentence.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from engine.config import EngineConfig
+from engine.dtype import choose_dtype
+from engine.engine import Engine
+from models.interface import LoadedModel
+from models.loading import load_model
+from server.catalogue import ModelCard
+from server.config import Settings
+
+Say = Callable[[str], None]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class CannotServe(Exception):
+    """The model cannot be served here; the message says why and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An engine ready to run, and what to say about it."""
+
+    engine: Engine
+    card: ModelCard
+    device: str
+    fingerprint: str
+
+
+def cache_dir(data_dir: Path) -> Path:
+    """Return where fetched weights lie."""
+    return data_dir / "models"
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device to use.
+
+    Raises:
+        CannotServe: It is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise CannotServe(
+                f"--device {wanted}; this machine has {count} CUDA devices; use --device cpu or auto"
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise CannotServe("--device mps; this machine has none; use --device cpu or auto")
+    return device
+
+
+def device_bytes() -> int:
+    """Return the memory of the default device: the accelerator's, else the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def build(settings: Settings, say: Say) -> Built:
+    """Load the model and measure what it costs on this device.
+
+    Raises:
+        CannotServe: The model or the device is not there, or too small.
+    """
+    device = choose_device(settings.device)
+    if settings.dtype == "auto":
+        say(f"measuring which dtype {device} computes fastest")
+        dtype = choose_dtype(device, time.monotonic)
+    else:
+        dtype = DTYPES[settings.dtype]
+    named = f"{device} {str(dtype).removeprefix('torch.')}"
+    say(f"loading {settings.model} on {named}")
+    try:
+        model = load_model(
+            settings.model,
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir(settings.data_dir),
+            random_weights=settings.random_weights,
+        )
+        config = EngineConfig()
+        if settings.max_sessions is not None:
+            config = replace(config, max_sessions=settings.max_sessions)
+        say("measuring what a chunk costs here")
+        engine = Engine(model, config, time.monotonic)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise CannotServe(f"{settings.model} cannot be served: {error}") from error
+    return Built(engine, card_of(model), named, f"{model.entry.name}|{named}")
+
+
+def card_of(model: LoadedModel) -> ModelCard:
+    """Return what gateways must know of a loaded model."""
+    entry = model.entry
+    return ModelCard(
+        name=entry.name,
+        sizes=entry.sizes,
+        fps=(entry.fps,),
+        max_steps=max(16, len(entry.sampler.steps)),
+        chunk_frames=model.codec.frames_for(entry.cache.chunk_frames, False),
+        start_image=entry.image_to_video,
+        licence=entry.licence,
+        notes=entry.notes,
+        example_prompts=entry.example_prompts,
+        created=int(datetime.now(UTC).timestamp()),
+    )

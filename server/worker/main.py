@@ -1,0 +1,79 @@
+"""A worker process from settings to its end."""
+
+import asyncio
+import secrets
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from engine.thread import EngineThread
+from server.config import Settings
+from server.fabric.connection import Connection
+from server.jobs.runner import JobRunner, RunnerParts
+from server.jobs.store import JobStore
+from server.worker.bridge import EngineBridge
+from server.worker.build import Built, Say, build
+from server.worker.host import HostSettings, WorkerHost
+from server.worker.live import LiveParts
+from server.worker.stats import WorkerStats
+
+ENCODER_THREADS = 2
+
+
+async def run_worker(settings: Settings, say: Say) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Raises:
+        CannotServe: The model cannot be served here.
+        RuntimeError: The engine's thread died.
+    """
+    assert settings.redis_url is not None, "read_settings asks for it"
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    built = await asyncio.to_thread(build, settings, say)
+    if stopping.is_set():
+        return
+    redis = Connection(settings.redis_url)
+    executor = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+    bridge = EngineBridge(lambda sink: EngineThread(built.engine, sink))
+    try:
+        await _serve(settings, built, redis, executor, bridge, stopping, say)
+    finally:
+        await bridge.close()
+        await asyncio.to_thread(executor.shutdown)
+        await redis.close()
+
+
+async def _serve(
+    settings: Settings,
+    built: Built,
+    redis: Connection,
+    executor: ThreadPoolExecutor,
+    bridge: EngineBridge,
+    stopping: asyncio.Event,
+    say: Say,
+) -> None:
+    worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    store = JobStore(redis, lambda: datetime.now(UTC).timestamp())
+    jobs = JobRunner(
+        RunnerParts(store, bridge, settings.data_dir, executor, fingerprint=built.fingerprint)
+    )
+    parts = LiveParts(redis, bridge, executor, WorkerStats(), settings.resume_grace_s)
+    host = WorkerHost(HostSettings(worker_id, built.device), built.card, parts, jobs)
+    serving = asyncio.create_task(host.run())
+    told = asyncio.create_task(_wait(stopping))
+    fit = bridge.capacity().streams_fit
+    say(f"worker {worker_id} serves {built.card.name} on {built.device}; {fit} streams fit")
+    await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        say("worker stopping: viewers are told, jobs are left for a later start")
+        host.drain()
+    told.cancel()
+    await serving
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
