@@ -45,6 +45,7 @@ from server.jobs.recorder import MakeEncoder, Recorder
 from server.jobs.segments import START_IMAGE, JobFolder
 from server.jobs.store import Begun, JobStore
 from server.media.encoder import ChunkEncoder
+from server.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -115,13 +116,12 @@ class JobRunner:
             else:
                 log.info("job %s: no longer wanted here, stopping", run.job_id)
         except asyncio.CancelledError:
-            await _ended(work)
+            await end_tasks(work)
             with contextlib.suppress(FabricError):
                 await asyncio.shield(self._parts.store.release(claim))
             raise
         finally:
-            await _ended(watch)
-            await _ended(work)
+            await end_tasks(work, watch)
             await run.clear_up()
 
 
@@ -275,10 +275,3 @@ def stream_spec(
 def _why_short(event: SessionEnded, request: JobRequest) -> str:
     why = event.error or event.reason
     return f"Generation ended after {event.frames} of {request.num_frames} frames: {why}."
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    """Cancel a task and wait until it has ended; its failure was or will be reported."""
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await task

@@ -1,6 +1,8 @@
 """What the job suites share: a card, a request, a claim."""
 
+import asyncio
 import dataclasses
+from collections.abc import Awaitable, Callable
 
 from server.catalogue import ModelCard
 from server.fabric.claim import Claim, claim
@@ -55,3 +57,10 @@ async def take(redis: Connection, worker: str = "w1", *, silent_ms: int | None =
 
 def segment(first: int, frames: int = 24) -> Segment:
     return Segment(f"seg-{first}.m4s", "init.mp4", first, frames, 100)
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait for a condition; 20 s without it is a failure."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - conditions of another process
+            await asyncio.sleep(0.01)

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from server.jobs.segments import START_IMAGE, JobFolder
 from server.jobs.store import JobStore
 from tests.conftest import FakeClock
 from tests.server.jobs.fake_engine import FakeEngine, picture
-from tests.server.jobs.making import make, request, take
+from tests.server.jobs.making import make, request, take, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -49,12 +49,6 @@ def parts(
     store: JobStore, engine: FakeEngine, tmp_path: Path, executor: ThreadPoolExecutor
 ) -> RunnerParts:
     return RunnerParts(store, engine, tmp_path, executor, "tiny cpu float32")
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 def levels(path: Path) -> list[int]:

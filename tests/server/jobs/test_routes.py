@@ -1,0 +1,447 @@
+"""``/v1/videos`` over a real socket, with the unmodified ``openai`` SDK and with bare HTTP."""
+
+import asyncio
+import base64
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import openai
+import pytest
+from PIL import Image
+
+from tests.server.jobs.conftest import Site
+from tests.server.jobs.making import until
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.redis,
+    # The SDK marks its whole videos API as deprecated.
+    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),
+]
+
+
+async def finished(site: Site, **fields: Any) -> str:
+    """Create a job over JSON and wait until it has ended; return its id."""
+    async with site.http() as http:
+        made = await http.post("/v1/videos", json={"prompt": "a red ball", **fields})
+        assert made.status_code == 200, made.text
+        job_id: str = made.json()["id"]
+        await ended(site, job_id)
+        return job_id
+
+
+async def ended(site: Site, job_id: str) -> None:
+    async def over() -> bool:
+        job = await site.store.get(job_id)
+        return job is None or job.ended
+
+    await until(over)
+
+
+def ffprobe(path: Path) -> dict[str, Any]:
+    words = ["ffprobe", "-v", "error", "-show_streams", "-count_frames", "-of", "json", str(path)]
+    told = subprocess.run(words, capture_output=True, check=True)
+    found: dict[str, Any] = json.loads(told.stdout)["streams"][0]
+    return found
+
+
+def png(color: tuple[int, int, int] = (200, 10, 20), size: tuple[int, int] = (320, 192)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, color).save(out, "PNG")
+    return out.getvalue()
+
+
+async def test_the_openai_sdk_creates_polls_and_downloads(site: Site, tmp_path: Path) -> None:
+    client = site.openai()
+    video = await client.videos.create_and_poll(
+        model="tiny",
+        prompt="a red ball",
+        seconds="8",
+        size="160x96",  # type: ignore[arg-type]
+    )
+    assert (video.status, video.progress, video.seconds, video.size) == (
+        "completed", 100, "8", "160x96",
+    )  # fmt: skip
+    assert video.completed_at is not None
+    content = await client.videos.download_content(video.id)
+    path = tmp_path / "out.mp4"
+    path.write_bytes(content.content)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, str(stream.average_rate)) == (160, 96, "16")
+        assert sum(1 for _ in container.decode(stream)) == 128
+    told = await asyncio.to_thread(ffprobe, path)
+    assert (told["nb_frames"], told["nb_read_frames"]) == ("128", "128")
+    assert float(told["duration"]) == 8.0
+    # The index comes before the pictures, so a player starts before the download has ended.
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    thumbnail = await client.videos.download_content(video.id, variant="thumbnail")
+    assert Image.open(io.BytesIO(thumbnail.content)).size == (160, 96)
+    await client.close()
+
+
+async def test_the_openai_sdk_lists_every_page_and_deletes_while_listing(site: Site) -> None:
+    client = site.openai()
+    site.engine.hold_at = 0
+    made = [(await client.videos.create(prompt=f"ball {n}")).id for n in range(3)]
+    listed = [video.id async for video in client.videos.list(limit=2)]
+    assert listed == made[::-1]
+    assert [video.id async for video in client.videos.list(limit=2, order="asc")] == made
+    async for video in client.videos.list(limit=2):
+        gone = await client.videos.delete(video.id)
+        assert (gone.id, gone.deleted, gone.object) == (video.id, True, "video.deleted")
+    assert [video.id async for video in client.videos.list()] == []
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.videos.retrieve(made[0])
+    assert caught.value.code == "not_found"
+    await client.close()
+
+
+async def test_timed_prompts_come_through_the_sdk_as_text_and_as_objects(site: Site) -> None:
+    client = site.openai()
+    prompts = [{"t": 0, "prompt": "day"}, {"t": 2.5, "prompt": "night"}]
+    for extra in ({"prompts": prompts, "fps": 8}, json.dumps({"prompts": prompts, "fps": 8})):
+        made = await client.videos.create(
+            prompt="unused", extra_body={"extra_params": extra, "seed": 5}
+        )
+        job = await site.store.get(made.id)
+        assert job is not None
+        assert (job.request.fps, job.request.seed) == (8, 5)
+        assert [(p.at_s, p.parts[0].text) for p in job.request.prompts] == [
+            (0.0, "day"), (2.5, "night"),
+        ]  # fmt: skip
+        await ended(site, made.id)
+    assert [t.frame for t in site.engine.specs[0].timed_prompts] == [20]
+    await client.close()
+
+
+async def test_a_start_image_is_fitted_whether_uploaded_or_in_a_data_url(site: Site) -> None:
+    client = site.openai()
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    uploaded = await client.videos.create(
+        prompt="x",
+        seconds="1",  # type: ignore[arg-type]
+        input_reference=("a.png", png(), "image/png"),
+    )
+    ids = [uploaded.id]
+    async with site.http() as http:
+        for reference in (url, {"image_url": url}):
+            made = await http.post(
+                "/v1/videos", json={"prompt": "x", "seconds": 1, "input_reference": reference}
+            )
+            ids.append(made.json()["id"])
+    for job_id in ids:
+        await ended(site, job_id)
+    assert len(site.engine.specs) == 3
+    for spec in site.engine.specs:
+        assert spec.start_image is not None
+        assert spec.start_image.shape == (96, 160, 3)
+        assert spec.start_image[50, 80].tolist() == [200, 10, 20]
+    await client.close()
+
+
+BAD = [
+    ({}, "prompt", "missing_required_parameter"),
+    ({"prompt": ""}, "prompt", "invalid_value"),
+    ({"prompt": "   "}, "prompt", "invalid_value"),
+    ({"prompt": 5}, "prompt", "invalid_value"),
+    ({"prompt": "x" * 4001}, "prompt", "invalid_value"),
+    ({"prompt": "x", "model": "sora-2"}, "model", "model_not_found"),
+    ({"prompt": "x", "model": ["tiny"]}, "model", "model_not_found"),
+    ({"prompt": "x", "seconds": "0"}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": "-4"}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": "1e9"}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": "nan"}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": 1e308}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": 10**400}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": True}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": "0.01"}, "seconds", "invalid_value"),
+    ({"prompt": "x", "seconds": "4", "num_frames": 3}, "num_frames", "invalid_value"),
+    ({"prompt": "x", "num_frames": -1}, "num_frames", "invalid_value"),
+    ({"prompt": "x", "size": "1280x720"}, "size", "invalid_value"),
+    ({"prompt": "x", "size": "-160x96"}, "size", "invalid_value"),
+    ({"prompt": "x", "size": 160}, "size", "invalid_value"),
+    ({"prompt": "x", "width": -1}, "width", "invalid_value"),
+    ({"prompt": "x", "width": 64}, "width", "invalid_value"),
+    ({"prompt": "x", "fps": 1e12}, "fps", "invalid_value"),
+    ({"prompt": "x", "fps": "fast"}, "fps", "invalid_value"),
+    ({"prompt": "x", "seed": -1}, "seed", "invalid_value"),
+    ({"prompt": "x", "seed": 2**53}, "seed", "invalid_value"),
+    ({"prompt": "x", "seed": 1.5}, "seed", "invalid_value"),
+    ({"prompt": "x", "num_inference_steps": 99}, "num_inference_steps", "invalid_value"),
+    ({"prompt": "x", "guidance": 3}, "guidance", "unknown_parameter"),
+    ({"prompt": "x", "extra_params": "{"}, "extra_params", "invalid_json"),
+    ({"prompt": "x", "extra_params": []}, "extra_params", "invalid_value"),
+    ({"prompt": "x", "extra_params": {"lora": 1}}, "extra_params.lora", "unknown_parameter"),
+    ({"prompt": "x", "prompts": "day"}, "prompts", "invalid_value"),
+    ({"prompt": "x", "prompts": [5]}, "prompts[0]", "invalid_value"),
+    ({"prompt": "x", "prompts": [{"t": 9, "prompt": "y"}]}, "prompts[0].t", "invalid_value"),
+    ({"prompt": "x", "prompts": [{"t": -1, "prompt": "y"}]}, "prompts[0].t", "invalid_value"),
+    ({"prompts": [{"t": 1, "prompt": "y"}]}, "prompt", "missing_required_parameter"),
+    ({"prompts": [{"t": 0}]}, "prompts[0].prompt", "missing_required_parameter"),
+    (
+        {"prompt": "x", "prompts": [{"t": 1, "prompt": "y"}, {"t": 1, "prompt": "z"}]},
+        "prompts[1].t",
+        "invalid_value",
+    ),
+    (
+        {"prompt": "x", "prompts": [{"t": 1, "prompts": [{"text": "y", "weight": 0}]}]},
+        "prompts[0].prompts[0].weight",
+        "invalid_value",
+    ),
+    ({"prompt": "x", "input_reference": "http://127.0.0.1/a.png"}, "input_reference", "invalid_image"),
+    ({"prompt": "x", "input_reference": "data:image/png;base64,zz"}, "input_reference", "invalid_image"),
+    ({"prompt": "x", "input_reference": "data:image/png;base64,AAAA"}, "input_reference", "invalid_image"),
+]  # fmt: skip
+
+
+async def test_each_wrong_field_is_refused_by_name_and_makes_no_job(site: Site) -> None:
+    async with site.http() as http:
+        for body, param, code in BAD:
+            answer = await http.post("/v1/videos", json=body)
+            assert answer.status_code == 400, (body, answer.text)
+            error = answer.json()["error"]
+            assert (error["param"], error["code"]) == (param, code), (body, error)
+            assert error["type"] == "invalid_request_error"
+            assert len(error["message"]) < 400, error
+    assert (await site.store.page(after=None, limit=9, newest_first=True)).jobs == ()
+
+
+async def test_bodies_that_are_no_form_and_no_object_are_refused(site: Site) -> None:
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    async with site.http() as http:
+        for body, headers, status, code in [
+            (b"{", {"content-type": "application/json"}, 400, "invalid_json"),
+            (b"[1]", {"content-type": "application/json"}, 400, "invalid_json"),
+            (b"\xff\xfe", {"content-type": "application/json"}, 400, "invalid_json"),
+            (b"[" * 100_000, {"content-type": "application/json"}, 400, "invalid_json"),
+            (b"a=b", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+            (b"nonsense", form, 400, "invalid_form"),
+            (b"x", {"content-type": "multipart/form-data"}, 400, "invalid_form"),
+            (b"x" * (2**20 + 1), {"content-type": "application/json"}, 413, "body_too_large"),
+            (_form("a[b", "1"), form, 400, "invalid_value"),
+            (_form("prompt", "x") [:-7] + _form("prompt", "y"), form, 400, "invalid_value"),
+        ]:  # fmt: skip
+            answer = await http.post("/v1/videos", content=body, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), (
+                body[:80],
+                answer.text,
+            )
+
+
+def _form(name: str, value: str) -> bytes:
+    part = f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n--x--\r\n'
+    return part.encode()
+
+
+async def test_content_before_the_end_says_not_ready_and_when_to_come_back(site: Site) -> None:
+    site.engine.hold_at = 21
+    async with site.http() as http:
+        made = (await http.post("/v1/videos", json={"prompt": "x"})).json()
+        early = await http.get(f"/v1/videos/{made['id']}/content")
+        assert (early.status_code, early.json()["error"]["code"]) == (409, "video_not_ready")
+        assert int(early.headers["retry-after"]) >= 1
+        shown = await http.get(f"/v1/videos/{made['id']}")
+        assert int(shown.headers["openai-poll-after-ms"]) > 0
+
+
+async def test_content_answers_ranges(site: Site) -> None:
+    job_id = await finished(site, seconds="1")
+    url = f"/v1/videos/{job_id}/content"
+    async with site.http() as http:
+        whole = await http.get(url, headers={"accept": "application/binary"})
+        size = len(whole.content)
+        assert (whole.status_code, whole.headers["accept-ranges"]) == (200, "bytes")
+        assert whole.headers["content-type"] == "video/mp4"
+        for text, expected in [
+            ("bytes=0-99", whole.content[:100]),
+            ("bytes=100-", whole.content[100:]),
+            ("bytes=-50", whole.content[-50:]),
+        ]:
+            part = await http.get(url, headers={"range": text})
+            assert (part.status_code, part.content) == (206, expected)
+            assert part.headers["content-range"].endswith(f"/{size}")
+        beyond = await http.get(url, headers={"range": f"bytes={size}-"})
+        assert beyond.status_code == 416
+        head = await http.head(url)
+        assert (head.status_code, head.headers["content-length"]) == (200, str(size))
+
+
+async def test_deleting_a_running_job_stops_it_and_removes_its_files(site: Site) -> None:
+    site.engine.hold_at = 100
+    async with site.http() as http:
+        made = (await http.post("/v1/videos", json={"prompt": "x", "seconds": "60"})).json()
+        folder = site.data_dir / "jobs" / made["id"]
+        await until(lambda: site.store.segments(made["id"]))
+        assert folder.exists()
+        assert (await http.delete(f"/v1/videos/{made['id']}")).json()["deleted"] is True
+
+        async def stopped() -> bool:
+            return not site.engine.sessions and not folder.exists()
+
+        await until(stopped)
+        for path in ("", "/content", "/events", "/live.m3u8"):
+            gone = await http.get(f"/v1/videos/{made['id']}{path}")
+            assert (gone.status_code, gone.json()["error"]["code"]) == (404, "not_found")
+        assert (await http.delete(f"/v1/videos/{made['id']}")).status_code == 404
+    # The worker is free for the next job.
+    site.engine.go()
+    await finished(site, seconds="1")
+
+
+async def test_a_cancelled_job_keeps_its_record_and_what_was_made(site: Site) -> None:
+    site.engine.hold_at = 100
+    async with site.http() as http:
+        made = (await http.post("/v1/videos", json={"prompt": "x", "seconds": "60"})).json()
+        await until(lambda: site.store.segments(made["id"]))
+        cancelled = (await http.post(f"/v1/videos/{made['id']}/cancel")).json()
+        assert cancelled["status"] == "cancelled"
+        again = (await http.post(f"/v1/videos/{made['id']}/cancel")).json()
+        assert again["completed_at"] == cancelled["completed_at"]
+        content = await http.get(f"/v1/videos/{made['id']}/content")
+        assert content.json()["error"]["code"] == "video_has_no_content"
+        playlist = await http.get(f"/v1/videos/{made['id']}/live.m3u8")
+        assert playlist.text.endswith("#EXT-X-ENDLIST\n")
+
+
+async def test_the_playlist_grows_and_ends_and_its_files_play(site: Site, tmp_path: Path) -> None:
+    site.engine.hold_at = 100
+    async with site.http() as http:
+        made = (await http.post("/v1/videos", json={"prompt": "x", "seconds": "9"})).json()
+        url = f"/v1/videos/{made['id']}/live.m3u8"
+        early = await http.get(url)
+        assert early.headers["content-type"].startswith("application/vnd.apple.mpegurl")
+        assert "#EXT-X-PLAYLIST-TYPE:EVENT" in early.text
+        assert "#EXT-X-ENDLIST" not in early.text
+        site.engine.go()
+        await ended(site, made["id"])
+        late = await http.get(url)
+        assert late.text.startswith(early.text)
+        assert late.text.endswith("#EXT-X-ENDLIST\n")
+        names = [line for line in late.text.splitlines() if not line.startswith("#")]
+        [init] = [
+            line.split('"')[1] for line in late.text.splitlines() if line.startswith("#EXT-X-MAP")
+        ]
+        base = f"/v1/videos/{made['id']}/"
+        files = [await http.get(base + name) for name in (init, *names)]
+        assert {file.status_code for file in files} == {200}
+        assert "immutable" in files[0].headers["cache-control"]
+        path = tmp_path / "hls.mp4"
+        path.write_bytes(b"".join(file.content for file in files))
+        with av.open(str(path)) as video:
+            assert sum(1 for _ in video.decode(video=0)) == 144
+        for name in ("video.mp4", "input.png", "%2e%2e", "seg-1.m4s", "seg-00000000-e99.m4s"):
+            assert (await http.get(f"{base}segments/{name}")).status_code == 404
+
+
+async def test_a_player_without_headers_keeps_its_key_in_every_address(site: Site) -> None:
+    job_id = await finished(site, seconds="1")
+    async with site.http() as http:
+        text = (await http.get(f"/v1/videos/{job_id}/live.m3u8?key=abc")).text
+    assert text.count("?key=abc") == 2
+
+
+async def read_events(http: httpx.AsyncClient, url: str, **headers: str) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    async with http.stream("GET", url, headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        number = kind = ""
+        async for line in answer.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "id":
+                number = value
+            elif name == "event":
+                kind = value
+            elif name == "data":
+                event = json.loads(value)
+                assert (event["type"], str(event["sequence_number"])) == (kind, number)
+                events.append(event)
+    return events
+
+
+async def test_events_tell_the_progress_and_resume_where_the_client_was(site: Site) -> None:
+    site.engine.hold_at = 33
+    async with site.http() as http:
+        made = (await http.post("/v1/videos", json={"prompt": "x"})).json()
+        url = f"/v1/videos/{made['id']}/events"
+        reading = asyncio.create_task(read_events(http, url, **{"last-event-id": "0"}))
+
+        async def begun() -> bool:
+            return bool(site.engine.sessions)
+
+        await until(begun)
+        site.engine.go()
+        events = await reading
+        assert events[0]["type"] == "video.queued"
+        assert events[-1]["type"] == "video.completed"
+        numbers = [event["sequence_number"] for event in events]
+        assert numbers == list(range(1, len(events) + 1))
+        percents = [event["video"]["progress"] for event in events]
+        assert percents == sorted(percents)
+        assert (percents[-1], percents[-2]) == (100, 99)
+        assert [e["frames_done"] for e in events if e["frames_done"]][:3] == [9, 21, 33]
+        rest = await read_events(http, url, **{"last-event-id": str(numbers[-3])})
+        assert [e["sequence_number"] for e in rest] == numbers[-2:]
+        late = await read_events(http, url)
+        assert [e["type"] for e in late] == ["video.completed"]
+
+
+async def test_events_of_a_deleted_job_say_so_and_end(site: Site) -> None:
+    site.engine.hold_at = 0
+    async with site.http() as http:
+        made = (await http.post("/v1/videos", json={"prompt": "x"})).json()
+        async with http.stream("GET", f"/v1/videos/{made['id']}/events") as answer:
+            lines = answer.aiter_lines()
+            assert (await anext(lines)).startswith("id: ")
+            await http.delete(f"/v1/videos/{made['id']}")
+            kinds = [line async for line in lines if line.startswith("event: ")]
+    assert kinds[-1] == "event: video.deleted"
+
+
+async def test_the_same_idempotency_key_gives_the_same_job(site: Site) -> None:
+    site.engine.hold_at = 0
+    async with site.http() as http:
+
+        async def post(prompt: str) -> httpx.Response:
+            return await http.post(
+                "/v1/videos", json={"prompt": prompt}, headers={"Idempotency-Key": "once"}
+            )
+
+        first, again, other = await post("x"), await post("x"), await post("y")
+        assert first.json()["id"] == again.json()["id"]
+        assert first.json()["seed"] == again.json()["seed"]
+        assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_a_full_queue_answers_429_with_a_time_to_come_back(site: Site) -> None:
+    site.engine.hold_at = 0
+    async with site.http() as http:
+        answers = [await http.post("/v1/videos", json={"prompt": "x"}) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert answers[-1].headers["retry-after"]
+        assert answers[-1].json()["error"]["type"] == "rate_limit_error"
+
+
+async def test_wrong_list_parameters_are_refused(site: Site) -> None:
+    async with site.http() as http:
+        for query in ("limit=0", "limit=101", "limit=x", "order=up", "after=nobody"):
+            answer = await http.get(f"/v1/videos?{query}")
+            assert answer.status_code == 400, query
+            assert answer.json()["error"]["param"] == query.partition("=")[0]
+
+
+async def test_a_failed_job_shows_its_error(site: Site) -> None:
+    site.engine.error_at = 21
+    job_id = await finished(site)
+    client = site.openai()
+    video = await client.videos.retrieve(job_id)
+    assert video.status == "failed"
+    assert video.error is not None
+    assert video.error.code == "generation_failed"
+    await client.close()
