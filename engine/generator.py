@@ -7,6 +7,7 @@ says and what latents look like as pixels it does not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -95,6 +96,10 @@ class Generator:
             self.policy.rope,
         )
         return None if table is None else Stream(table, latent_hw, kept_frames=window)
+
+    def fork(self, stream: Stream) -> Stream:
+        """Return a second stream with the same past; the pages are shared until one writes."""
+        return replace(stream, table=stream.table.fork())
 
     def close(self, stream: Stream) -> None:
         """Give a stream's pages back."""

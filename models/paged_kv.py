@@ -131,13 +131,17 @@ class _Row:
         self.read = pages.read
         self.writes = [run for run in _runs(pages.write) if run[1] != NULL_PAGE]
         place = {page: index for index, page in enumerate(pages.read)}
+        targets = [place.get(page, -1) for page in pages.write]
+        assert all(
+            (target >= 0) == (page != NULL_PAGE)
+            for page, target in zip(pages.write, targets, strict=True)
+        ), "a pass attends to all that it writes"
         # Where own tokens lie among the attended ones: (first own, first attended, tokens).
         self.own = [
-            (source * size, place[first] * size, count * size)
-            for source, first, count in self.writes
-            if all(place.get(first + i) == place[first] + i for i in range(count))
+            (source * size, target * size, count * size)
+            for source, target, count in _runs(targets, single=-1)
+            if target >= 0
         ]
-        assert len(self.own) == len(self.writes), "a pass attends to all that it writes, in order"
         assert len(pages.read) * size == len(pages.key_frames) * frame_tokens, (
             f"{len(pages.read)} pages of {size} tokens hold {len(pages.key_frames)} frames of "
             f"{frame_tokens}"
@@ -239,18 +243,18 @@ class PagedKV:
         return keys
 
 
-def _runs(pages: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Split ``pages`` into runs of consecutive numbers: (index in ``pages``, first page, count).
+def _runs(numbers: Sequence[int], single: int = NULL_PAGE) -> list[tuple[int, int, int]]:
+    """Split ``numbers`` into runs of consecutive ones: (index in them, first, count).
 
-    The null page never joins a run.
+    ``single`` never joins a run.
     """
     runs: list[tuple[int, int, int]] = []
-    for index, page in enumerate(pages):
-        if runs and runs[-1][1] != NULL_PAGE and page == runs[-1][1] + runs[-1][2]:
+    for index, number in enumerate(numbers):
+        if runs and runs[-1][1] != single and number == runs[-1][1] + runs[-1][2]:
             source, first, count = runs[-1]
             runs[-1] = (source, first, count + 1)
         else:
-            runs.append((index, page, 1))
+            runs.append((index, number, 1))
     return runs
 
 
