@@ -14,7 +14,8 @@ from tests.clients.watching import (
     assert_moves,
     begin,
     look,
-    take,
+    receipts,
+    record_receipts,
     wait_for_colour,
     wait_for_state,
 )
@@ -48,14 +49,14 @@ def test_the_picture_moves_and_a_new_prompt_changes_it(browser, orders, way):
         wait_for_state(page, "playing")
         wait_for_colour(page, 0)
         assert_moves(page)
+        record_receipts(page)
         page.fill("#prompt", BLUE)
         page.keyboard.press("Enter")
-        page.wait_for_selector('#takes .take[data-status="applied"]', timeout=20_000)
-        status, text = take(page, 0)
-        assert status == "applied"
-        match = re.fullmatch(r"Takes effect at 0:\d\d\.\d, frame (\d+)", text)
         page.wait_for_selector('#takes .take.now[data-status="shown"] >> text=blue', timeout=20_000)
-        assert take(page, 0)[1].endswith(f"frame {match[1]}")
+        *before, applied, shown = receipts(page)
+        assert "Queued: waits for the next chunk" in before
+        frame = re.fullmatch(r"Takes effect at \d:\d\d\.\d, frame (\d+)", applied)[1]
+        assert re.fullmatch(rf"On screen since \d:\d\d\.\d, frame {frame}", shown)
         wait_for_colour(page, 2)
         assert_moves(page)
         assert orders.seen("session.start")[0]["format"] in way

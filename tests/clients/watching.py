@@ -51,7 +51,20 @@ def look(page):
     return page.wait_for_function(LOOK, timeout=20_000, polling=100).json_value()
 
 
-def take(page, number):
-    """Return status and text of a prompt in the list, newest first."""
-    item = page.locator("#takes .take").nth(number)
-    return item.get_attribute("data-status"), item.locator(".status").inner_text()
+def record_receipts(page):
+    """Note every status line that the list of prompts shows from now on."""
+    page.evaluate(
+        """() => {
+            window.receipts = [];
+            new MutationObserver(() => {
+                const line = document.querySelector("#takes .take .status").textContent;
+                if (window.receipts.at(-1) !== line) window.receipts.push(line);
+            }).observe(document.querySelector("#takes"),
+                { childList: true, subtree: true, characterData: true });
+        }"""
+    )
+
+
+def receipts(page):
+    """Return the status lines of the newest prompts, in order, since `record_receipts`."""
+    return page.evaluate("window.receipts")
