@@ -70,11 +70,13 @@ def _command(name: str) -> Callable[[Sequence[str]], int]:
 
 def _serve(settings: Settings) -> int:
     if settings.role == "worker":
-        from server.worker.build import CannotServe
+        from server.worker.build import CannotServe, build
         from server.worker.main import run_worker
 
         try:
-            asyncio.run(run_worker(settings, say))
+            # Before any signal handler of ours: loading is ended by a plain SIGTERM.
+            built = build(settings, say)
+            asyncio.run(run_worker(settings, built, say))
         except CannotServe as error:
             return _cannot(str(error))
         return 0

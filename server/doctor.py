@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import torch
 
 from engine.dtype import choose_dtype
+from kernels.select import Target, report
 from server.media.encoder import ChunkEncoder
 from server.media.types import CODEC_NAMES
 from server.redis_process import RedisError, find_binary
 from server.worker.build import CannotServe, choose_device
+
+HEAD_DIM = 128
+"""Of the Wan family's attention heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,10 @@ def _device(wanted: str) -> list[Finding]:
 
 def _kernels(device: torch.device) -> list[Finding]:
     """Return what the kernels say of this device."""
-    from kernels.capability import report
-
+    target = Target(device, choose_dtype(device, time.monotonic), HEAD_DIM)
     return [
         Finding(f"kernels {line.name}", line.usable, line.reason, needed=False)
-        for line in report(device)
+        for line in report(target)
     ]
 
 

@@ -20,6 +20,7 @@ from server.fabric.workers import snapshots
 from server.gateway.main import bind
 from server.processes import Child, words_for_exit
 from server.redis_process import PrivateRedis, RedisError, find_binary
+from server.tasks import end_tasks
 
 Say = Callable[[str], None]
 
@@ -177,9 +178,7 @@ class Supervisor:
                 await self._children[role].stop(patience_s)
         if self._redis is not None:
             await self._redis.stop()
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        await end_tasks(*self._watching)
         self._say("stopped")
 
 

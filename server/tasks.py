@@ -1,9 +1,10 @@
 """Ending asyncio tasks for certain."""
 
 import asyncio
+from typing import Any
 
 
-async def end_tasks(*tasks: "asyncio.Task[None]", again_s: float = 5.0) -> None:
+async def end_tasks(*tasks: asyncio.Task[Any], again_s: float = 5.0) -> None:
     """Cancel tasks and wait until they have ended; whatever they raise is dropped.
 
     A cancellation can get lost: before Python 3.12 ``asyncio.wait_for``, which the Redis client

@@ -21,6 +21,7 @@ from server.gateway.reader import MediaReader, Notice, Skipped
 from server.gateway.wrap import Wrapper, stream_config
 from server.live import prompt_parts
 from server.media.types import CodecConfig
+from server.tasks import end_tasks
 from server.wire import messages_in as said
 from server.wire.messages_out import (
     ErrorMessage,
@@ -79,8 +80,7 @@ class Owner:
         try:
             await self._pump()
         finally:
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
+            await end_tasks(beat)
 
     async def lost(self) -> None:
         """Tell the worker that the connection is gone; a stream still queued is dropped."""

@@ -18,6 +18,7 @@ from server.gateway.context import Gateway
 from server.gateway.envelope import envelope
 from server.gateway.opening import open_again, open_new
 from server.gateway.owner import Owner, TakenOver
+from server.tasks import end_tasks
 from server.wire.conversation import Conversation, Phase
 from server.wire.messages_in import ClientMessage, SessionPing, SessionResume, SessionStart
 from server.wire.messages_out import ErrorMessage, ServerMessage, SessionPong
@@ -188,8 +189,7 @@ class Connection:
 
     async def _let_go(self) -> None:
         if self._serving is not None:
-            self._serving.cancel()
-            await asyncio.gather(self._serving, return_exceptions=True)
+            await end_tasks(self._serving)
         if self._owner is not None:
             await self._owner.lost()
 

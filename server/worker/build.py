@@ -13,11 +13,15 @@ from pathlib import Path
 
 import torch
 
+from engine.accelerated import generator_factory
 from engine.config import EngineConfig
 from engine.dtype import choose_dtype
 from engine.engine import Engine
+from kernels.select import Target, select
+from models.accelerate import accelerate
 from models.interface import LoadedModel
-from models.loading import load_model
+from models.loading import load_model, locate
+from models.registry import find
 from server.catalogue import ModelCard
 from server.config import Settings
 
@@ -87,21 +91,35 @@ def build(settings: Settings, say: Say) -> Built:
     named = f"{device} {str(dtype).removeprefix('torch.')}"
     say(f"loading {settings.model} on {named}")
     try:
+        kernels = select(Target(device, dtype, _head_dim(settings)))
         model = load_model(
             settings.model,
             device=device,
             dtype=dtype,
             cache_dir=cache_dir(settings.data_dir),
+            kernels=kernels,
             random_weights=settings.random_weights,
         )
         config = EngineConfig()
         if settings.max_sessions is not None:
             config = replace(config, max_sessions=settings.max_sessions)
         say("measuring what a chunk costs here")
-        engine = Engine(model, config, time.monotonic)
+        make = None
+        if device.type == "cuda":
+            accelerate(model.transformer, kernels)
+            make = generator_factory(kernels)
+        engine = Engine(model, config, time.monotonic, make_generator=make)
     except (ValueError, OSError, RuntimeError) as error:
         raise CannotServe(f"{settings.model} cannot be served: {error}") from error
     return Built(engine, card_of(model), named, f"{model.entry.name}|{named}")
+
+
+def _head_dim(settings: Settings) -> int:
+    """Return the head size of the model that will be loaded."""
+    if settings.random_weights:
+        return find(settings.model).transformer.head_dim
+    entry, _, _ = locate(settings.model, cache_dir(settings.data_dir))
+    return entry.transformer.head_dim
 
 
 def card_of(model: LoadedModel) -> ModelCard:

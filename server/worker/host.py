@@ -17,6 +17,7 @@ from server.fabric.connection import FabricError
 from server.fabric.queue import Ticket, WorkQueue
 from server.fabric.record import read_record
 from server.fabric.streams import send_notice
+from server.tasks import end_tasks
 from server.worker.live import LiveParts, LiveStream
 
 log = logging.getLogger(__name__)
@@ -85,9 +86,7 @@ class WorkerHost:
                 if task.done():
                     task.result()
         finally:
-            for task in (*tasks, draining):
-                task.cancel()
-            await asyncio.gather(*tasks, draining, return_exceptions=True)
+            await end_tasks(*tasks, draining)
             await self._end_everything()
             await workers.withdraw(redis, self._settings.worker_id)
 
@@ -214,9 +213,7 @@ class WorkerHost:
         waiting = [*self._streams.values(), *self._jobs]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=10)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await end_tasks(*late)
 
 
 async def _until(event: asyncio.Event) -> None:

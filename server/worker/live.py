@@ -33,6 +33,7 @@ from server.fabric import keys
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import Connection, FabricError
 from server.fabric.streams import drop_streams, read_entries
+from server.tasks import end_tasks
 from server.worker.bridge import EngineBridge
 from server.worker.credit import ViewerCredit
 from server.worker.encoders import Encoders
@@ -122,7 +123,7 @@ class LiveStream:
             await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
                 if helper.done():
-                    main.cancel()
+                    await end_tasks(main)
                     helper.result()
             await self._end(await main, output)
         except Fenced:
@@ -132,9 +133,7 @@ class LiveStream:
             self._parts.bridge.submit(Stop(self._begin.spec.session_id))
             raise
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            await end_tasks(*helpers)
             if self._encoders is not None:
                 self._encoders.close()
 

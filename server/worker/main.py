@@ -13,7 +13,7 @@ from server.fabric.connection import Connection
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
-from server.worker.build import Built, Say, build
+from server.worker.build import Built, Say
 from server.worker.host import HostSettings, WorkerHost
 from server.worker.live import LiveParts
 from server.worker.stats import WorkerStats
@@ -21,11 +21,10 @@ from server.worker.stats import WorkerStats
 ENCODER_THREADS = 2
 
 
-async def run_worker(settings: Settings, say: Say) -> None:
+async def run_worker(settings: Settings, built: Built, say: Say) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Raises:
-        CannotServe: The model cannot be served here.
         RuntimeError: The engine's thread died.
     """
     assert settings.redis_url is not None, "read_settings asks for it"
@@ -33,9 +32,6 @@ async def run_worker(settings: Settings, say: Say) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
-    built = await asyncio.to_thread(build, settings, say)
-    if stopping.is_set():
-        return
     redis = Connection(settings.redis_url)
     executor = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
     bridge = EngineBridge(lambda sink: EngineThread(built.engine, sink))
