@@ -28,7 +28,7 @@ def run_case(
         recache="bidirectional",
         keep_sink_on_recache=case.get("global_sink", True),
     )
-    schedule = Sampler(case["timestep_shift"]).schedule()
+    schedule = Sampler(case["timestep_shift"], tuple(case["timesteps"]), warp=False).schedule()
     rig = Rig.of(
         network,
         policy,

@@ -117,95 +117,245 @@ def _levels() -> tuple[list[float], list[float]]:
     return [(table * 1000)[i].item() for i in places], [table[i].item() for i in places]
 
 
-def _rollout(
-    network: Reference, generator: torch.Generator, window: int, sink: int, chunk: int, chunks: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Roll out ``chunks`` chunks with a window; the facts for ``cases.json``, the tensors."""
-    sizes = network.sizes
-    network.cache = [{} for _ in network.cache]
-    timesteps, sigmas = _levels()
-    frames, tokens = chunk * chunks, sizes.latent_hw[0] * sizes.latent_hw[1] // 4
-    noise = torch.randn(1, frames, 16, *sizes.latent_hw, generator=generator)
-    context = torch.randn(1, sizes.text_len, sizes.text_dim, generator=generator)
-    tensors = {"noise": noise, "prompt_embeds": context}
-    passes: list[dict[str, float | int]] = []
-    latents, cached = [], 0
-    for index in range(chunks):
-        start = index * chunk
-        places = range(start, start + chunk)
-        end = start + chunk
-        room = window - chunk
-        past = [f for f in range(start) if start <= room or f < sink or f >= start - (room - sink)]
-        cached = len(past) + chunk
+class _Stream:
+    """One stream through the reference, with a window and what ``cases.json`` says of it."""
 
-        def step(
-            x: Tensor,
-            t: float,
-            store: bool = False,
-            places: range = places,
-            past: list[int] = past,
-            cached: int = cached,
-        ) -> Tensor:
-            passes.append(
-                {
-                    "start_frame": places[0],
-                    "frames": chunk,
-                    "timestep": t,
-                    "global_end": places[-1] * tokens + tokens,
-                    "local_end": cached * tokens,
-                }
-            )
-            times = torch.full((1, chunk), t)
-            return network.run(x, times, context, places, _everything, cached=past, store=store)
+    def __init__(
+        self, network: Reference, window: int, sink: int, chunk: int, relative: bool = False
+    ) -> None:
+        network.cache = [{} for _ in network.cache]
+        self.network, self.window, self.sink = network, window, sink
+        self.chunk, self.relative = chunk, relative
+        self.tokens = network.sizes.latent_hw[0] * network.sizes.latent_hw[1] // 4
+        self.passes: list[dict[str, float | int]] = []
+        self.held: list[int] = []  # frames in the cache, in order
+        self.latents: list[Tensor] = []  # one for each frame
+        self.timesteps, self.sigmas = _levels()
 
-        x = noise[:, start:end].double()
-        for k, (t, sigma) in enumerate(zip(timesteps, sigmas, strict=True)):
-            x0 = x - sigma * step(x, t)
-            tensors[f"chunk{index:02d}.x0.{k}"] = x0
+    def step(self, x: Tensor, start: int, t: float, context: Tensor, store: bool) -> Tensor:
+        """One pass over the chunk at ``start``."""
+        frames = list(range(start, start + self.chunk))
+        if start not in self.held:
+            self.held += frames
+            while len(self.held) > self.window:
+                del self.held[self.sink]
+        past = [frame for frame in self.held if frame < start]
+        places = {f: i if self.relative else f for i, f in enumerate(self.held)}
+        self.note(frames, t)
+        return self.network.run(
+            x,
+            torch.full((1, self.chunk), t),
+            context,
+            [places[f] for f in frames],
+            _everything,
+            cached=[(f, places[f]) for f in past],
+            store=frames if store else (),
+        )
+
+    def note(self, frames: list[int], t: float) -> None:
+        self.passes.append(
+            {
+                "start_frame": frames[0],
+                "frames": len(frames),
+                "timestep": t,
+                "global_end": (frames[-1] + 1) * self.tokens,
+                "local_end": len(self.held) * self.tokens,
+            }
+        )
+
+    def make_chunk(self, index: int, tensors: dict[str, Tensor], context: Tensor, g: Any) -> None:
+        """Denoise chunk ``index``, recording every intermediate, then the clean pass."""
+        start, name = index * self.chunk, f"chunk{index:02d}"
+        x = tensors["noise"][:, start : start + self.chunk].double()
+        x0 = x
+        for k, (t, sigma) in enumerate(zip(self.timesteps, self.sigmas, strict=True)):
+            x0 = x - sigma * self.step(x, start, t, context, store=False)
+            tensors[f"{name}.x0.{k}"] = x0
             if k + 1 < len(STEPS):
-                fresh = torch.randn(1, chunk, 16, *sizes.latent_hw, generator=generator)
-                tensors[f"chunk{index:02d}.renoise.{k}"] = fresh
-                x = (1 - sigmas[k + 1]) * x0 + sigmas[k + 1] * fresh
-        tensors[f"chunk{index:02d}.flow.context"] = step(x0, 0.0, store=True)
-        latents.append(x0)
-    tensors["latents"] = torch.cat(latents, 1)
-    facts = {
-        "B": 1,
-        "num_frames": frames,
-        "latent_hw": list(sizes.latent_hw),
-        "num_frame_per_block": chunk,
-        "local_attn_size": window,
-        "sink_size": sink,
-        "denoising_step_list": list(STEPS),
-        "warp_denoising_step": True,
-        "timestep_shift": SHIFT,
-        "context_noise": 0,
-        "independent_first_frame": False,
-        "initial_frames": 0,
-        "frame_seq_length": tokens,
-        "kv_cache_tokens": window * tokens,
-        "timesteps": timesteps,
-        "sigmas": sigmas,
-        "final_global_end": frames * tokens,
-        "final_local_end": cached * tokens,
-        "passes": passes,
+                fresh = torch.randn(x.shape, generator=g)
+                tensors[f"{name}.renoise.{k}"] = fresh
+                x = (1 - self.sigmas[k + 1]) * x0 + self.sigmas[k + 1] * fresh
+        tensors[f"{name}.flow.context"] = self.step(x0, start, 0.0, context, store=True)
+        self.latents += x0.split(1, 1)
+
+    def recache(self, context: Tensor, global_sink: bool) -> None:
+        """Rebuild the window in one bidirectional pass, as LongLive does."""
+        made = len(self.latents)
+        frames = list(range(max(0, made - self.window), made))
+        kept = self.held[: self.sink] if global_sink and made > self.window else []
+        if not global_sink:
+            self.held = frames
+        # Slots of a kept sink are not rewritten, and hide the frames that would lie there.
+        seen_from = len(kept)
+        self.note(frames, 0.0)
+        stored = [frame if i >= seen_from else -1 for i, frame in enumerate(frames)]
+        self.network.run(
+            torch.cat([self.latents[f] for f in frames], 1),
+            torch.zeros(1, len(frames)),
+            context,
+            frames,
+            lambda _, key: key >= seen_from,
+            cached=[(f, f) for f in kept],
+            store=stored,
+        )
+
+    def cache(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values of the window, zero where it is not full."""
+        pairs = [self.network.cache[layer][f] for f in self.held]
+        k = [self.network.rotate(key, f) for (key, _), f in zip(pairs, self.held, strict=True)]
+        empty = [torch.zeros_like(k[0])] * (self.window - len(k))
+        return torch.cat(k + empty, 1), torch.cat([v for _, v in pairs] + empty, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what both kinds of ``cases.json`` say."""
+        return {
+            "num_frames": len(self.latents),
+            "latent_hw": list(self.network.sizes.latent_hw),
+            "num_frame_per_block": self.chunk,
+            "local_attn_size": self.window,
+            "sink_size": self.sink,
+            "timestep_shift": SHIFT,
+            "timesteps": self.timesteps,
+            "context_noise": 0,
+            "passes": self.passes,
+        }
+
+
+def _inputs(network: Reference, frames: int, prompts: int, g: torch.Generator) -> dict[str, Tensor]:
+    sizes = network.sizes
+    return {
+        "noise": torch.randn(1, frames, 16, *sizes.latent_hw, generator=g),
+        "prompt_embeds": torch.randn(prompts, sizes.text_len, sizes.text_dim, generator=g),
     }
-    return facts, tensors
 
 
-@torch.inference_mode()
-def make_folder(folder: Path, sizes: Sizes, i2v: Sizes, seed: int) -> None:
-    """Write ``transformer``, ``forward``, ``i2v`` and ``rollouts`` with their manifest."""
-    generator = torch.Generator().manual_seed(seed)
-    network = _network(folder / "transformer", sizes, generator)
-    _forward(folder / "forward", network, generator)
-    _i2v(folder / "i2v", _network(folder / "i2v", i2v, generator), generator)
+def _rollouts(folder: Path, network: Reference, generator: torch.Generator) -> None:
     cases = {}
     for name, (window, sink, chunk, chunks) in {
         "local8_sink2_chunk2": (8, 2, 2, 6),
         "local3_sink1_framewise": (3, 1, 1, 6),
     }.items():
-        cases[name], tensors = _rollout(network, generator, window, sink, chunk, chunks)
-        _save(folder / "rollouts", name, tensors)
-    (folder / "rollouts" / "cases.json").write_text(json.dumps(cases))
+        stream = _Stream(network, window, sink, chunk)
+        tensors = _inputs(network, chunk * chunks, 1, generator)
+        for index in range(chunks):
+            stream.make_chunk(index, tensors, tensors["prompt_embeds"], generator)
+        tensors["latents"] = torch.cat(stream.latents, 1)
+        layer = network.sizes.num_layers - 1
+        for part, value in zip("kv", stream.cache(layer), strict=True):
+            tensors[f"final_cache.{layer}.{part}"] = value
+        cases[name] = {
+            **stream.facts(),
+            "B": 1,
+            "denoising_step_list": list(STEPS),
+            "warp_denoising_step": True,
+            "independent_first_frame": False,
+            "initial_frames": 0,
+            "frame_seq_length": stream.tokens,
+            "kv_cache_tokens": window * stream.tokens,
+            "sigmas": stream.sigmas,
+            "final_global_end": chunk * chunks * stream.tokens,
+            "final_local_end": len(stream.held) * stream.tokens,
+        }
+        _save(folder, name, tensors)
+    (folder / "cases.json").write_text(json.dumps(cases))
+
+
+def _longlive(folder: Path, network: Reference, generator: torch.Generator) -> None:
+    cases = {}
+    layer, chunk, chunks, window, sink = network.sizes.num_layers - 1, 2, 6, 6, 2
+    for name, switches, global_sink in (
+        ("switch_global_sink", [8], True),
+        ("switch_no_global_sink", [8], False),
+        ("early_switch_global_sink", [4], True),
+        ("two_switches", [4, 10], True),
+    ):
+        stream = _Stream(network, window, sink, chunk)
+        tensors = _inputs(network, chunk * chunks, 1 + len(switches), generator)
+        segment = 0
+        for index in range(chunks):
+            if index * chunk in switches:
+                segment += 1
+                stream.recache(tensors["prompt_embeds"][segment : segment + 1], global_sink)
+                for part, value in zip("kv", stream.cache(layer), strict=True):
+                    key = f"cache_after_recache.frame{index * chunk:03d}.{layer}.{part}"
+                    tensors[key] = value
+            context = tensors["prompt_embeds"][segment : segment + 1]
+            stream.make_chunk(index, tensors, context, generator)
+        tensors["latents"] = torch.cat(stream.latents, 1)
+        cases[name] = {
+            **stream.facts(),
+            "global_sink": global_sink,
+            "switch_frame_indices": switches,
+        }
+        _save(folder, name, tensors)
+    stream = _Stream(network, window, sink, chunk, relative=True)
+    tensors = _inputs(network, chunk * chunks, 1, generator)
+    for index in range(chunks):
+        stream.make_chunk(index, tensors, tensors["prompt_embeds"], generator)
+    tensors["latents"] = torch.cat(stream.latents, 1)
+    facts = stream.facts()
+    del facts["passes"]
+    cases["relative_rope_sink2"] = {**facts, "relative_rope": True}
+    _save(folder, "relative_rope_sink2", tensors)
+    (folder / "cases.json").write_text(json.dumps(cases))
+
+
+def _krea(folder: Path, network: Reference, generator: torch.Generator) -> None:
+    chunk, contexts = 2, (2, 4)
+    timesteps, sigmas = _levels()
+    tensors = _inputs(network, 1, 1, generator)
+    del tensors["noise"]
+    prompt, hw = tensors["prompt_embeds"], network.sizes.latent_hw
+    for context in contexts:
+        name = f"ctx{context}"
+        network.cache = [{} for _ in network.cache]
+        clean = torch.randn(1, context, 16, *hw, generator=generator)
+        noisy = torch.randn(1, chunk, 16, *hw, generator=generator)
+        tensors |= {f"{name}.context_latents": clean, f"{name}.noisy": noisy}
+        network.run(
+            clean,
+            torch.zeros(1, context),
+            prompt,
+            range(context),
+            lambda q, k: k // 2 <= q // 2,
+            store=range(context),
+        )
+        for layer, frames in enumerate(network.cache):
+            pairs = [frames[f] for f in range(context)]
+            keys = [network.rotate(key, f) for f, (key, _) in enumerate(pairs)]
+            tensors[f"{name}.cache.{layer}.k"] = torch.cat(keys, 1)
+            tensors[f"{name}.cache.{layer}.v"] = torch.cat([v for _, v in pairs], 1)
+        for t, sigma in zip(timesteps, sigmas, strict=True):
+            flow = network.run(
+                noisy,
+                torch.full((1, chunk), t),
+                prompt,
+                range(context, context + chunk),
+                _everything,
+                cached=[(f, f) for f in range(context)],
+            )
+            tensors[f"{name}.flow.t{t:g}"] = flow
+            tensors[f"{name}.x0.t{t:g}"] = noisy.double() - sigma * flow
+    _save(folder, "recompute", tensors)
+    facts = {
+        "latent_hw": list(hw),
+        "num_frame_per_block": chunk,
+        "context_frames": list(contexts),
+        "context_timestep": 0,
+        "timesteps": timesteps,
+        "timestep_shift": SHIFT,
+    }
+    (folder / "cases.json").write_text(json.dumps(facts))
+
+
+@torch.inference_mode()
+def make_folder(folder: Path, sizes: Sizes, i2v: Sizes, seed: int) -> None:
+    """Write every group that has a transformer, with a manifest."""
+    generator = torch.Generator().manual_seed(seed)
+    network = _network(folder / "transformer", sizes, generator)
+    _forward(folder / "forward", network, generator)
+    _i2v(folder / "i2v", _network(folder / "i2v", i2v, generator), generator)
+    _rollouts(folder / "rollouts", network, generator)
+    _longlive(folder / "longlive", network, generator)
+    _krea(folder / "krea", network, generator)
     write_manifest(folder)

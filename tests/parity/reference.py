@@ -101,7 +101,7 @@ class Reference:
     def __init__(self, sizes: Sizes, weights: Weights) -> None:
         self.sizes = sizes
         self.w = {name: weight.double() for name, weight in weights.items()}
-        # Cached keys (rotated) and values by layer and frame, [B, hw, N, D].
+        # Cached keys (not rotated) and values by layer and frame, [B, hw, N, D].
         self.cache: list[dict[int, tuple[Tensor, Tensor]]] = [{} for _ in range(sizes.num_layers)]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -169,13 +169,14 @@ class Reference:
         positions: Sequence[int],
         seen: Seen,
         image: Tensor | None = None,
-        cached: Sequence[int] = (),
-        store: bool = False,
+        cached: Sequence[tuple[int, int]] = (),
+        store: Sequence[int] = (),
     ) -> Tensor:
         """Velocity ``[B, F, 16, H, W]`` of ``latents [B, F, C, H, W]`` at ``times [B, F]``.
 
-        ``seen(q, k)`` tells whether the pass's q-th frame sees its k-th; ``cached`` are the
-        frames of the cache that all of them see as well.
+        ``seen(q, k)`` tells whether the pass's q-th frame sees its k-th; ``cached`` are (frame,
+        position) in the cache that all of them see as well; ``store`` names the frames that
+        the pass puts there, in order, where it is given.
         """
         batch, frames, channels, height, width = latents.shape
         patches = latents.double().reshape(batch, frames, channels, height // 2, 2, width // 2, 2)
@@ -210,8 +211,8 @@ class Reference:
         image: Tensor | None,
         positions: Sequence[int],
         seen: Seen,
-        cached: Sequence[int],
-        store: bool,
+        cached: Sequence[tuple[int, int]],
+        store: Sequence[int],
     ) -> Tensor:
         name = f"blocks.{i}"
         m = (self.w[f"{name}.modulation"][:, None] + e6)[:, :, :, None].unbind(2)
@@ -222,16 +223,18 @@ class Reference:
         v = self.heads(self.linear(f"{at}.v", h))
         queries = [self.rotate(q[:, f], place) for f, place in enumerate(positions)]
         keys = [self.rotate(k[:, f], place) for f, place in enumerate(positions)]
-        past = [self.cache[i][frame] for frame in cached]
+        past = [
+            (self.rotate(self.cache[i][frame][0], place), self.cache[i][frame][1])
+            for frame, place in cached
+        ]
         rows = []
         for f, query in enumerate(queries):
             own = [g for g in range(len(positions)) if seen(f, g)]
             key = torch.cat([pair[0] for pair in past] + [keys[g] for g in own], 1)
             value = torch.cat([pair[1] for pair in past] + [v[:, g] for g in own], 1)
             rows.append(self.softmax_attention(query, key, value))
-        if store:
-            for f, place in enumerate(positions):
-                self.cache[i][place] = (keys[f], v[:, f])
+        for f, frame in enumerate(store):
+            self.cache[i][frame] = (k[:, f], v[:, f])
         x = x + m[2] * self.linear(f"{at}.o", torch.stack(rows, 1).flatten(-2))
 
         at = f"{name}.cross_attn"
