@@ -1,0 +1,132 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import engine.cli as cli
+from engine.requests import parse_switch, read_requests
+from tests.fakes import tiny_test_model
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The command line with a model that runs in milliseconds."""
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options))
+        return tiny_test_model(0)
+
+    monkeypatch.setattr(cli, "load_model", load)
+    return asked
+
+
+def run(capsys, *words):
+    status = cli.main(["generate", "--json", "--dtype", "float32", *map(str, words)])
+    out, err = capsys.readouterr()
+    return status, (json.loads(out.splitlines()[-1]) if status == 0 else err)
+
+
+def test_one_clip_goes_to_one_file_with_the_frames_asked_for(tiny, tmp_path, capsys):
+    status, said = run(
+        capsys,
+        *("--prompt", "a red ball", "--switch", "1.0=a blue box", "--seconds", 2),
+        *("--seed", 3, "--steps", 1, "--out", tmp_path / "clip.npz"),
+    )
+    assert status == 0
+    with np.load(tmp_path / "clip.npz") as saved:
+        assert saved["frames"].shape == (32, 32, 64, 3)
+        assert saved["frames"].dtype == np.uint8
+        assert json.loads(str(saved["about"]))["seed"] == 3
+    assert said["frames"] == 32
+    assert said["clips"][0]["switches"] == [{"event": "timed:16", "chunk": 2, "frame": 21}]
+
+
+def test_many_clips_come_from_one_file_of_requests(tiny, tmp_path, capsys):
+    lines = [
+        {"prompt": "a", "seed": 1, "seconds": 0.5, "group": "x"},
+        {"prompt": "b", "name": "second", "switches": [[0.2, "c"]], "steps": 1},
+        {"prompt": "a", "seed": 1, "seconds": 0.5, "width": 32, "height": 64, "name": "tall"},
+    ]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    status, said = run(
+        capsys, "--requests", path, "--seconds", 1, "--steps", 1, "--out", tmp_path / "o"
+    )
+    assert status == 0
+    assert [clip["name"] for clip in said["clips"]] == ["clip00000", "second", "tall"]
+    assert said["clips"][0]["group"] == "x"
+    shapes = {path.stem: np.load(path)["frames"].shape for path in (tmp_path / "o").iterdir()}
+    assert shapes == {
+        "clip00000": (8, 32, 64, 3),
+        "second": (16, 32, 64, 3),
+        "tall": (8, 64, 32, 3),
+    }
+    assert len(tiny) == 1
+
+
+def test_a_clip_is_the_same_whoever_else_is_made_with_it(tiny, tmp_path, capsys):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"prompt": "a", "seed": 1}\n{"prompt": "b", "seed": 2}\n')
+    frames = []
+    for batch in (1, 2):
+        out = tmp_path / str(batch)
+        run(capsys, "--requests", path, "--seconds", 1, "--batch", batch, "--out", out)
+        frames.append(np.load(out / "clip00000.npz")["frames"].astype(int))
+    assert np.abs(frames[0] - frames[1]).max() <= 1
+
+
+def test_frames_can_be_written_as_png(tiny, tmp_path, capsys):
+    run(capsys, "--prompt", "a", "--seconds", 0.3, "--png", "--out", tmp_path / "o")
+    pictures = sorted((tmp_path / "o" / "o").iterdir())
+    assert [picture.name for picture in pictures] == [f"{i:05d}.png" for i in range(5)]
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (64, 32)
+
+
+def test_a_clip_starts_from_an_image(tiny, tmp_path, capsys):
+    Image.new("RGB", (100, 50), (200, 10, 10)).save(tmp_path / "start.png")
+    status, said = run(
+        capsys,
+        *("--prompt", "a", "--seconds", 1, "--image", tmp_path / "start.png"),
+        *("--out", tmp_path / "o.npz"),
+    )
+    assert status == 0
+    assert said["frames"] == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--out", "x.npz"], "--prompt or --requests"),
+        (["--prompt", "a", "--size", "big", "--out", "x.npz"], "WIDTHxHEIGHT"),
+        (["--prompt", "a", "--size", "7x7", "--out", "x.npz"], "64x32"),
+        (["--prompt", "a", "--switch", "soon", "--out", "x.npz"], "SECONDS=PROMPT"),
+        (["--requests", "nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(tiny, tmp_path, capsys, monkeypatch, words, complaint):
+    monkeypatch.chdir(tmp_path)
+    status, err = run(capsys, *words)
+    assert status == 2
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_a_bad_line_of_requests_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    for line in ("{", '{"seed": 1}', '{"prompt": "a", "seed": "x"}', "[1]"):
+        path.write_text('{"prompt": "a"}\n' + line)
+        with pytest.raises(ValueError, match="line 2"):
+            read_requests(path, 1.0)
+    path.write_text('{"prompt": "a", "name": "../up"}')
+    with pytest.raises(ValueError, match="file name"):
+        read_requests(path, 1.0)
+
+
+def test_a_switch_is_read_as_time_and_prompt():
+    assert parse_switch("2.5=a = b") == (2.5, "a = b")
+    for text in ("x", "1.0=", "-1=a", "nan=a", "=a"):
+        with pytest.raises(ValueError, match="SECONDS=PROMPT"):
+            parse_switch(text)
