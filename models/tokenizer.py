@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import ftfy
 import sentencepiece
 import torch
 from torch import Tensor
@@ -98,6 +97,8 @@ class ByteTokenizer:
 
 def clean(text: str) -> str:
     """Repair encodings, unescape HTML and collapse white space."""
+    import ftfy  # only where text is read, so that benchmarks run without it
+
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip()
 

@@ -1,0 +1,443 @@
+"""Everything that is measured on a CUDA device, in one run with a time budget.
+
+    python3 -m tests.bench.device_suite --out DIR --budget-s 270
+
+Runs the tests marked ``gpu``, then kernels, then the 1.3B shapes at 832x480 with random weights.
+Needs the packages torch, triton, numpy and, for the tests, pytest and hypothesis; nothing is
+downloaded. Results are written to ``DIR/device_suite.json`` after every item, so a run that is cut
+off keeps what it measured; an item that fails leaves its traceback there and the next one runs.
+"""
+
+import argparse
+import gc
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.accelerated import generator_factory
+from engine.benchmark import Case, matmul_rate, run_case
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.noise_ahead import NoiseAhead
+from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
+from kernels.backend import Kernels, RunAttention
+from kernels.cudnn import CudnnAttention
+from kernels.fp8 import Fp8Linear
+from kernels.paged import make_plan
+from models.accelerate import accelerate
+from models.interface import LoadedModel
+from models.needs import build_codec
+from models.policy import CachePolicy
+from models.random_model import random_model
+from models.registry import find
+
+SIZE = (832, 480)
+GRID, HW, HEADS, HEAD_DIM, WIDTH = (30, 52), 1560, 12, 128, 1536
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = torch.device("cuda")
+BF16 = torch.bfloat16
+
+
+class OutOfTime(BaseException):
+    """An item ran past its share."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    def stop(signum: int, frame: object) -> None:
+        raise OutOfTime(f"stopped after {seconds:.0f} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Suite:
+    """Items with a time budget; results on disk after each."""
+
+    def __init__(self, out: Path, budget_s: float, only: str | None) -> None:
+        self.started = time.monotonic()
+        self.out, self.budget_s, self.only = out, budget_s, only
+        self.results: dict[str, Any] = {}
+        out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def left_s(self) -> float:
+        return self.budget_s - (time.monotonic() - self.started)
+
+    def item(self, name: str, expected_s: float, run: Callable[[], Any], most_s: float) -> Any:
+        """Run one item unless it will not fit; return its result or None."""
+        if self.only is not None and name not in self.only.split(","):
+            return None
+        if self.left_s < expected_s:
+            self._keep(name, {"skipped": f"{self.left_s:.0f} s left, {expected_s:.0f} s needed"})
+            return None
+        began = time.monotonic()
+        try:
+            with time_limit(min(most_s, self.left_s)):
+                result = run()
+        except (Exception, OutOfTime):  # whatever it is, the next item runs
+            self._keep(name, {"error": traceback.format_exc()[-3000:]}, began)
+            result = None
+        else:
+            self._keep(name, result, began)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return result
+
+    def _keep(self, name: str, result: Any, began: float | None = None) -> None:
+        took = 0.0 if began is None else time.monotonic() - began
+        self.results[name] = {"took_s": round(took, 1), "result": result}
+        path = self.out / "device_suite.json"
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(self.results, indent=1))
+        unfinished.replace(path)
+        line = json.dumps(result)
+        print(f"[{time.monotonic() - self.started:6.1f} s] {name} ({took:.1f} s): {line[:700]}")
+        sys.stdout.flush()
+
+
+def environment() -> dict[str, Any]:
+    import triton
+
+    properties = torch.cuda.get_device_properties(DEVICE)
+    rate = matmul_rate(DEVICE, BF16, time.perf_counter)
+    a = torch.empty(2**31, dtype=torch.uint8, device=DEVICE).random_()
+    b = torch.empty_like(a)
+    copy_s = median_s(lambda: b.copy_(a), 10)
+    return {
+        "device": torch.cuda.get_device_name(DEVICE),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": triton.__version__,
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gb": round(properties.total_memory / 1e9, 1),
+        "matmul_bf16_tflops": round(rate / 1e12, 1),
+        "copy_tb_per_s": round(2 * a.nbytes / copy_s / 1e12, 2),
+    }
+
+
+def median_s(run: Callable[[], Any], repeats: int = 15) -> float:
+    """Median seconds of a call on the device, by events, after three that warm up."""
+    for _ in range(3):
+        run()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1000)
+    return statistics.median(times)
+
+
+def gpu_tests() -> dict[str, Any]:
+    """Run the marked tests in a process of their own, without the suite's other fixtures."""
+    words = [sys.executable, "-m", "pytest", "--noconftest", "-q", "-m", "gpu", "--tb=short"]
+    words += ["-p", "no:cacheprovider", "--maxfail=8", "-o", "filterwarnings=default"]
+    try:
+        import xdist  # noqa: F401
+
+        words += ["-n", "6"]
+    except ImportError:
+        pass
+    paths = ["tests/kernels", "tests/engine/test_cuda_graph.py", "tests/engine/test_frame_copy.py"]
+    process = subprocess.Popen(
+        [*words, *paths], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        output, _ = process.communicate(timeout=80)
+    except (subprocess.TimeoutExpired, OutOfTime):
+        process.kill()
+        output, _ = process.communicate()
+        output += "\nstopped: out of time"
+    lines = output.strip().splitlines()
+    return {"exit": process.returncode, "summary": lines[-1:], "tail": "\n".join(lines[-60:])}
+
+
+def window_plan(frames: int, scattered: bool = False) -> Any:
+    read = list(range(1, frames + 1))
+    if scattered:
+        read = [1 + (5 * i) % 23 for i in range(frames)]
+        assert len(set(read)) == frames
+    return make_plan(
+        write=[read[-3:]], read=[read], query_frames=[[40, 41, 42]], grid=GRID, head_dim=HEAD_DIM,
+        device=DEVICE, keep_order=scattered,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def attention() -> dict[str, Any]:
+    """Self-attention of a chunk over its window: TFLOP/s of every way to compute it."""
+    from kernels.triton_attention import AttentionTiles
+    from kernels.triton_backend import TritonAttention
+
+    k, v = (torch.randn(24, HW, HEADS, HEAD_DIM, device=DEVICE, dtype=BF16) for _ in range(2))
+    q = torch.randn(1, 3 * HW, HEADS, HEAD_DIM, device=DEVICE, dtype=BF16)
+    ways: dict[str, Any] = {"sdpa": RunAttention(), "cudnn": CudnnAttention()}
+    for descriptor in (True, False):
+        for m, n, warps, stages, splits in (
+            (128, 128, 8, 2, 1),
+            (128, 128, 8, 2, 2),
+            (128, 64, 8, 3, 2),
+            (128, 64, 8, 4, 2),
+            (64, 128, 4, 2, 2),
+            (128, 128, 8, 3, 2),
+        ):
+            tiles = AttentionTiles(m, n, warps, stages, splits, descriptor)
+            kind = "tma" if descriptor else "ptr"
+            ways[f"triton {kind} {m}x{n} w{warps} s{stages} k{splits}"] = TritonAttention(tiles)
+    rows: dict[str, Any] = {}
+    for name, way in ways.items():
+        plan = window_plan(12)
+        try:
+            seconds = median_s(partial(way.paged, q, k, v, plan))
+        except Exception as error:
+            rows[name] = f"{type(error).__name__}: {error}"[:200]
+            continue
+        flops = 4 * 3 * HW * 12 * HW * WIDTH
+        rows[name] = {"ms": round(1000 * seconds, 4), "tflops": round(flops / seconds / 1e12, 1)}
+    best = min(
+        (name for name in rows if name.startswith("triton") and isinstance(rows[name], dict)),
+        key=lambda name: rows[name]["ms"],
+    )
+    way, pointers = ways[best], ways["triton ptr 128x128 w8 s2 k2"]
+    for name, other, frames, scattered in (
+        ("best triton, 21 frames", way, 21, False),
+        ("cudnn, 21 frames", ways["cudnn"], 21, False),
+        ("sdpa, 21 frames", ways["sdpa"], 21, False),
+        ("triton, scattered pages, 12 frames", pointers, 12, True),
+    ):
+        plan = window_plan(frames, scattered)
+        seconds = median_s(partial(other.paged, q, k, v, plan))
+        flops = 4 * 3 * HW * frames * HW * WIDTH
+        rows[name] = {"ms": round(1000 * seconds, 4), "tflops": round(flops / seconds / 1e12, 1)}
+    prompt = torch.randn(1, 512, HEADS, HEAD_DIM, device=DEVICE, dtype=BF16)
+    for name in ("sdpa", "cudnn"):
+        seconds = median_s(partial(ways[name].dense, q, prompt, prompt))
+        rows[f"{name}, prompt"] = {"ms": round(1000 * seconds, 4)}
+    return {"shape": "4680 queries, 12 heads of 128, bf16", "best": best, "rows": rows}
+
+
+@torch.inference_mode()
+def operations() -> dict[str, Any]:
+    """Fused operations against plain torch, and the products they stand between."""
+    from kernels.backend import TorchKernels
+    from kernels.triton_backend import TritonKernels
+
+    x, y = (torch.randn(1, 3 * HW, WIDTH, device=DEVICE, dtype=BF16) for _ in range(2))
+    m = torch.randn(1, 3, 6, WIDTH, device=DEVICE).unbind(2)
+    weight = torch.randn(WIDTH, device=DEVICE, dtype=BF16)
+    up = torch.randn(8960, WIDTH, device=DEVICE, dtype=BF16) * WIDTH**-0.5
+    bias = torch.randn(8960, device=DEVICE, dtype=BF16)
+
+    class Norm:
+        q_weight, k_weight, eps = weight, weight, 1e-6
+
+    plan = window_plan(12)
+    pages = torch.zeros(2, 24, HW, HEADS, HEAD_DIM, device=DEVICE, dtype=BF16)
+    calls: dict[str, Callable[[Kernels], torch.Tensor]] = {
+        "modulate": lambda k: k.modulate(x, m[0], m[1], 1e-6),
+        "gated_residual": lambda k: k.gated_residual(x, y, m[2]),
+        "layer_norm": lambda k: k.layer_norm(x, weight, weight, 1e-6),
+        "write_kv": lambda k: k.write_kv(x, y, x, Norm, plan, pages[0], pages[1]),
+        "gelu_linear": lambda k: k.gelu_linear(x, up, bias),
+    }
+    rows: dict[str, Any] = {}
+    for name, call in calls.items():
+        for kind, kernels in (("torch", TorchKernels()), ("triton", TritonKernels())):
+            seconds = median_s(partial(call, kernels))
+            rows[f"{name} {kind}"] = round(1000 * seconds, 4)
+    for name, out, into in (("qkv", 3 * WIDTH, WIDTH), ("up", 8960, WIDTH), ("down", WIDTH, 8960)):
+        linear = torch.nn.Linear(into, out, device=DEVICE, dtype=BF16)
+        eight = Fp8Linear.of(linear)
+        wide = torch.randn(1, 3 * HW, into, device=DEVICE, dtype=BF16)
+        for kind, layer in (("bf16", linear), ("fp8", eight)):
+            seconds = median_s(partial(layer, wide))
+            tflops = 2 * 3 * HW * out * into / seconds / 1e12
+            rows[f"linear {name} {kind}"] = [round(1000 * seconds, 4), round(tflops, 1)]
+    return {"unit": "ms (and TFLOP/s of products)", "rows": rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget-s", type=float, default=270.0)
+    parser.add_argument("--only", help="names of items, separated by commas")
+    parser.add_argument("--skip-tests", action="store_true")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("no CUDA device: this suite measures one; run it where torch sees a GPU")
+        return 2
+    torch.backends.cudnn.benchmark = True
+    suite = Suite(options.out, options.budget_s, options.only)
+    env = suite.item("environment", 5, environment, 40)
+    rate = env["matmul_bf16_tflops"] * 1e12 if env else None
+    if not options.skip_tests:
+        suite.item("gpu_tests", 40, gpu_tests, 90)
+    measured = suite.item("attention", 20, attention, 60)
+    model_items(suite, rate, measured)
+    suite.item("operations", 8, operations, 30)
+    print(f"done in {time.monotonic() - suite.started:.0f} s: {suite.out / 'device_suite.json'}")
+    return 0
+
+
+def best_kernels(measured: dict[str, Any] | None) -> Kernels:
+    """The Triton kernels with the tiles that were fastest just now."""
+    from kernels.triton_attention import AttentionTiles
+    from kernels.triton_backend import TritonAttention, TritonKernels
+
+    if measured is None:
+        return TritonKernels(TritonAttention(descriptor=True))
+    _, kind, tile, warps, stages, splits = measured["best"].split()
+    m, n = tile.split("x")
+    tiles = AttentionTiles(
+        int(m), int(n), int(warps[1:]), int(stages[1:]), int(splits[1:]), kind == "tma"
+    )
+    return TritonKernels(TritonAttention(tiles))
+
+
+def model_items(suite: Suite, rate: float | None, measured: dict[str, Any] | None) -> None:
+    from kernels.triton_backend import TritonKernels
+
+    entry = replace(
+        find("longlive-1.3b"), cache=CachePolicy(window_frames=12, sink_frames=3), sizes=(SIZE,)
+    )
+    model: LoadedModel | None = None
+
+    def build() -> dict[str, Any]:
+        nonlocal model
+        model = random_model(entry, device=DEVICE, dtype=BF16, kernels=TritonKernels())
+        accelerate(model.transformer, TritonKernels())
+        return {"weights_gb": round(torch.cuda.memory_allocated() / 1e9, 2)}
+
+    suite.item("build_1.3b", 5, build, 60)
+    if model is None:
+        return
+    loaded = model
+    taehv = loaded.codec
+    triton = best_kernels(measured)
+    cudnn: Kernels = TritonKernels(CudnnAttention())
+    base = Case("12-frame window, 3 sink frames", SIZE, 12, 3, 4)
+
+    def run(case: Case, kernels: Kernels, codec: Any, limit_s: float = 12.0) -> Callable[[], Any]:
+        def measure() -> dict[str, Any]:
+            accelerate(loaded.transformer, kernels)
+            return run_case(loaded, case, kernels, time.perf_counter, codec, rate, limit_s)
+
+        return measure
+
+    item = suite.item
+    first = item("taehv_captured_cudnn", 14, run(base, cudnn, taehv), 40)
+    second = item("taehv_captured_triton", 14, run(base, triton, taehv), 40)
+    fastest = cudnn
+    if first is None or (second is not None and second["chunk_ms"] < first["chunk_ms"]):
+        fastest = triton
+    eager = replace(base, captured=False)
+    item("taehv_eager_fastest", 14, run(eager, fastest, taehv), 30)
+    item("denoise_only_captured_fastest", 12, run(replace(base, chunks=15), fastest, None), 30)
+    grow = replace(base, name="21-frame window, growing", window_frames=21, sink_frames=0)
+    item("taehv_growing_21", 16, run(replace(grow, growing=True, chunks=35), fastest, taehv), 40)
+    full = replace(base, name="21-frame window", window_frames=21, sink_frames=0, chunks=12)
+    item("taehv_full_21", 12, run(full, fastest, taehv), 30)
+    item("two_streams_16_fps", 26, lambda: two_streams(loaded, fastest), 60)
+    item("batch_2", 14, run(replace(base, batch=2, chunks=15), fastest, taehv), 30)
+    item("taehv_captured_triton_default", 10,
+         run(replace(base, chunks=12), TritonKernels(), taehv), 25)  # fmt: skip
+    item("taehv_captured_sdpa", 10,
+         run(replace(base, chunks=12), TritonKernels(RunAttention()), taehv), 25)  # fmt: skip
+
+    def fp8() -> dict[str, Any]:
+        other = random_model(entry, device=DEVICE, dtype=BF16, kernels=fastest)
+        accelerate(other.transformer, fastest, "fp8")
+        case = replace(base, chunks=15, name="12-frame window, 3 sink frames, FP8 linears")
+        return run_case(other, case, fastest, time.perf_counter, taehv, rate, 10.0)
+
+    item("taehv_captured_fp8", 14, fp8, 40)
+    item("batch_4", 16, run(replace(base, batch=4, chunks=8), fastest, taehv), 30)
+
+    def wan_vae() -> dict[str, Any]:
+        with DEVICE:
+            codec = build_codec(entry.with_codec("wan-vae").config).to(BF16).eval()
+        codec.requires_grad_(False)
+        case = replace(base, chunks=8)
+        return run_case(loaded, case, fastest, time.perf_counter, codec, rate, 15.0)
+
+    item("wan_vae_captured", 16, wan_vae, 45)
+
+
+def two_streams(model: LoadedModel, kernels: Kernels, seconds: float = 18.0) -> dict[str, Any]:
+    """Two viewers at 16 frames a second through the engine itself, by the clock."""
+    accelerate(model.transformer, kernels)
+    ahead = NoiseAhead(workers=4)
+    clock = time.monotonic
+    engine = Engine(
+        model,
+        EngineConfig(max_sessions=2, max_jobs=0, max_batch=2, adapt_steps=False),
+        clock,
+        make_generator=generator_factory(kernels, batch_sizes=(1, 2)),
+        draw_noise=ahead,
+    )
+    # Graphs of the streams' windows as they fill are captured before anybody watches.
+    for round_ in ("warm", "timed"):
+        names = [f"{round_}-{i}" for i in range(2)]
+        for name in names:
+            parts = (PromptPart(f"a stream called {name}"),)
+            frames = 12 * 8 - 3 if round_ == "warm" else None
+            pacing = "asap" if round_ == "warm" else "realtime"
+            spec = StreamSpec(name, parts, 7, *SIZE, 16.0, frames, 4, "live", pacing)  # type: ignore[arg-type]
+            admitted = engine.admit(spec, clock())
+            assert isinstance(admitted, Admitted), admitted
+        chunks: list[ChunkReady] = []
+        ended = 0
+        until = clock() + (40.0 if round_ == "warm" else seconds)
+        while clock() < until and ended < 2:
+            events = engine.step(clock())
+            for event in events:
+                if isinstance(event, ChunkReady):
+                    chunks.append(event)
+                    if round_ == "warm":
+                        last = event.first_frame + event.num_frames - 1
+                        engine.apply(Credit(event.session_id, last), clock())
+                ended += isinstance(event, SessionEnded)
+                if isinstance(event, SessionEnded) and event.error:
+                    raise RuntimeError(event.error)
+            if not events:
+                time.sleep(0.001)
+    ahead.close()
+    slack = [chunk.slack_s for chunk in chunks if chunk.slack_s is not None]
+    batch = statistics.median([chunk.denoise_ms for chunk in chunks])
+    return {
+        "seconds": seconds,
+        "chunks": len(chunks),
+        "frames_per_s_each": round(sum(c.num_frames for c in chunks) / 2 / seconds, 2),
+        "missed_deadlines": sum(value < 0 for value in slack),
+        "least_slack_s": round(min(slack), 3),
+        "denoise_ms": round(batch, 1),
+        "decode_ms": round(statistics.median([chunk.decode_ms for chunk in chunks]), 1),
+        "costs": {str(size): round(s, 4) for size, s in engine.costs.pass_s.items()},
+        "kernels": kernels.name,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
