@@ -267,6 +267,7 @@ def train_classifier(
     seed: int = 1,
     peak: float = 2.5e-3,
     report_every: int = 50,
+    judged: int = 1024,
 ) -> dict[str, float]:
     """Train the classifier on renders and write it to ``out``.
 
@@ -280,6 +281,7 @@ def train_classifier(
         seed: Of data and weights.
         peak: Peak learning rate.
         report_every: Steps between lines of the log.
+        judged: Unseen renders for the accuracy at the end.
 
     Returns:
         Accuracy on unseen renders of each attribute, and their ``mean``.
@@ -319,6 +321,6 @@ def train_classifier(
             figures = dict(zip(NAMES, torch.stack(right).tolist(), strict=True))
             stage.report(loss=float(loss.detach()), **figures)
     save_weights(out, average.module.state_dict(), torch.float16)
-    judged = accuracy(load_classifier(out, device), 1024, device, batch=min(batch, 64))
-    result = {name: float(np.mean(right)) for name, right in judged.items()}
+    verdicts = accuracy(load_classifier(out, device), judged, device, batch=min(batch, 64))
+    result = {name: float(np.mean(right)) for name, right in verdicts.items()}
     return result | {"mean": float(np.mean(list(result.values())))}

@@ -165,13 +165,15 @@ class Bench:
             mixed: dict[bool, list[bool]] = {True: [], False: []}
             for row, clip in enumerate(clips):
                 change = clip.prompt.change
-                other = clips[(row + 1) % len(clips)].prompt.change
                 assert change is not None
-                assert other is not None
                 for name in NAMES:
                     kind = name in change.changed
                     right[kind].append(seen[name][row] == change.expect[name])
-                    mixed[kind].append(seen[name][row] == other.expect[name])
+                    mixed[kind] += [
+                        seen[name][row] == other.prompt.change.expect[name]
+                        for other in clips
+                        if other is not clip and other.prompt.change is not None
+                    ]
             figures[f"changed{suffix}"] = share_of(right[True], mixed[True]).to_json()
             figures[f"kept{suffix}"] = share_of(right[False], mixed[False]).to_json()
         return figures

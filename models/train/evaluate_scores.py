@@ -5,6 +5,7 @@ the score that the same verdicts get when the prompts are shuffled between clips
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -82,14 +83,19 @@ def hits(expected: Sequence[Expectation], seen: Mapping[str, Sequence[str]]) -> 
     return table
 
 
-def shuffled_hits(
-    expected: Sequence[Expectation], seen: Mapping[str, Sequence[str]], rounds: int = 20
-) -> NDArray[np.float64]:
-    """Return the mean over attributes that mismatched prompts get, for each of some shifts."""
+def mismatched(
+    expected: Sequence[Expectation], seen: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Return each attribute's score over all pairs of a prompt and another prompt's clip."""
     n = len(expected)
-    shifts = np.unique(np.linspace(1, max(n - 1, 0), min(rounds, n - 1)).astype(int)).tolist()
-    tables = [hits([expected[(i + s) % n] for i in range(n)], seen) for s in shifts]
-    return np.stack(tables) if tables else np.full((1, n, len(NAMES)), np.nan)
+    scores = {}
+    for name in NAMES:
+        asked = [(row, want) for row, e in enumerate(expected) if (want := e[name]) is not None]
+        if asked and n > 1:
+            count = Counter(seen[name])
+            others = [count[value] - (seen[name][row] == value) for row, value in asked]
+            scores[name] = sum(others) / (len(asked) * (n - 1))
+    return scores
 
 
 def adherence(
@@ -99,20 +105,19 @@ def adherence(
 
     The mean is over attributes; its interval comes from resampling clips.
     """
-    table, mixed = hits(expected, seen), shuffled_hits(expected, seen)
+    table, chance = hits(expected, seen), mismatched(expected, seen)
     figures = {}
     for column, name in enumerate(NAMES):
         asked = table[~np.isnan(table[:, column]), column]
         if len(asked):
             low, high = wilson(int(asked.sum()), len(asked))
-            chance = _mean(mixed[:, :, column])
-            figures[name] = Figure(float(asked.mean()), low, high, len(asked), chance)
+            figures[name] = Figure(float(asked.mean()), low, high, len(asked), chance.get(name))
     value = _mean_over_attributes(table)
     picks = np.random.default_rng(0).integers(0, len(table), (_RESAMPLES, len(table)))
     spread = np.array([_mean_over_attributes(table[pick]) for pick in picks])
     low, high = np.nanquantile(spread, (0.025, 0.975))
-    chance = float(np.mean([_mean_over_attributes(one) for one in mixed]))
-    figures["mean"] = Figure(value, float(low), float(high), len(table), chance)
+    shuffled = sum(chance.values()) / len(chance) if chance else None
+    figures["mean"] = Figure(value, float(low), float(high), len(table), shuffled)
     return figures
 
 
@@ -184,12 +189,8 @@ def flicker(
     return float(seam.mean()), float(rest.mean()), Figure(value, float(low), float(high), len(seam))
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
-
-
 def _mean_over_attributes(table: NDArray[np.float64]) -> float:
-    means = [_mean(table[:, column]) for column in range(table.shape[1])]
-    known = [mean for mean in means if mean is not None]
-    return float(np.mean(known)) if known else math.nan
+    asked = ~np.isnan(table)
+    count = asked.sum(0)
+    means = np.where(asked, table, 0.0).sum(0)[count > 0] / count[count > 0]
+    return float(means.mean()) if len(means) else math.nan

@@ -1,0 +1,84 @@
+"""Motion: readable from two seconds, endless, and joined at a switch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.train.world_motion import WRAP_X, WRAP_Y, anchored, track
+from models.train.world_scene import ASPECT, ATTRIBUTES, SceneBatch, draw_scenes, sample_scene
+
+TIMES = np.arange(0, 40, 1 / 16)[None]
+
+
+def batch_with(motion: str, count: int = 16) -> SceneBatch:
+    return SceneBatch.of([replace(sample_scene(seed), motion=motion) for seed in range(count)])
+
+
+def steps(values: np.ndarray, wrap: float) -> np.ndarray:
+    return np.mod(np.diff(values) + wrap / 2, wrap) - wrap / 2
+
+
+@pytest.mark.parametrize("motion", ATTRIBUTES["motion"])
+def test_at_least_half_of_the_subject_is_always_in_the_picture(motion):
+    path = track(batch_with(motion), TIMES)
+    radius = path.radius[:, None]
+
+    def inside(centre, wrap, length):
+        # Both copies of a subject that is coming round count.
+        return sum(
+            (np.minimum(c + radius, length) - np.maximum(c - radius, 0)).clip(min=0)
+            for c in (centre - wrap, centre, centre + wrap)
+        ) / (2 * radius)
+
+    seen = inside(path.x, WRAP_X, ASPECT) * inside(path.y, WRAP_Y, 1.0)
+    assert seen.min() > 0.5
+
+
+def test_drifts_go_steadily_their_way_and_face_it():
+    left, right = track(batch_with("left"), TIMES), track(batch_with("right"), TIMES)
+    assert (steps(left.x, WRAP_X) < -0.01).all()
+    assert (steps(right.x, WRAP_X) > 0.01).all()
+    assert (left.facing == -1).all()
+    assert (right.facing == 1).all()
+    assert np.ptp(left.y, axis=1).max() == 0
+
+
+def test_rising_only_goes_up_and_bouncing_goes_both_ways_within_two_seconds():
+    rising, bouncing = track(batch_with("rises"), TIMES), track(batch_with("bounces"), TIMES)
+    assert (steps(rising.y, WRAP_Y) < 0).all()
+    window = steps(bouncing.y, WRAP_Y)[:, :32]
+    assert (window.max(1) > 0.01).all()
+    assert (window.min(1) < -0.01).all()
+
+
+def test_circling_moves_on_both_axes_and_standing_on_none():
+    circling, still = track(batch_with("circles"), TIMES), track(batch_with("still"), TIMES)
+    assert (np.ptp(circling.x, axis=1) > 0.5).all()
+    assert (np.ptp(circling.y, axis=1) > 0.3).all()
+    assert np.ptp(still.x, axis=1).max() == 0
+    assert np.ptp(still.y, axis=1).max() == 0
+
+
+def test_hours_later_the_subject_still_moves_exactly():
+    batch = batch_with("right")
+    late = track(batch, TIMES + 36_000.0)
+    assert np.allclose(steps(late.x, WRAP_X), steps(track(batch, TIMES).x, WRAP_X), atol=1e-9)
+
+
+def test_a_switch_that_keeps_the_motion_does_not_move_the_subject():
+    generator = np.random.default_rng(1)
+    before = draw_scenes(generator, 32)
+    after = replace(before, codes=before.codes.copy())
+    after.codes[:, 0] = (after.codes[:, 0] + 1) % 4
+    joined = anchored(before, after, np.full(32, 3.7))
+    assert np.array_equal(track(before, TIMES).x, track(joined, TIMES).x)
+    assert np.array_equal(track(before, TIMES).y, track(joined, TIMES).y)
+
+
+def test_a_new_drift_starts_where_the_subject_is():
+    before, meets = batch_with("circles"), np.linspace(1, 9, 16)
+    after = SceneBatch.of([replace(scene, motion="left") for scene in before])
+    joined = anchored(before, after, meets)
+    here, there = track(before, meets[:, None]).x, track(joined, meets[:, None]).x
+    assert np.allclose(here, there)
