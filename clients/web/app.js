@@ -8,7 +8,7 @@ import { Takes } from "./takes.js";
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const FIRST = "start";
-const GLOW_MS = 400;
+const GLOW_MS = 1000;
 const EXAMPLES_SHOWN = 6;
 
 const panel = new Panel({
@@ -89,7 +89,7 @@ function showPlaceholder() {
 }
 
 function setAspect(ratio) {
-  $("stage").parentElement.style.setProperty("--aspect", ratio);
+  document.documentElement.style.setProperty("--aspect", ratio);
 }
 
 function useExample(text) {
@@ -108,7 +108,7 @@ function notice(title, text, { mild = false } = {}) {
 }
 
 function askForKey() {
-  notice(problemTitle("unauthorized"), "It is kept for this tab only.");
+  notice(problemTitle("unauthorized"), "It is kept for this tab only.", { mild: true });
   $("key-form").hidden = false;
 }
 
@@ -157,7 +157,7 @@ function start(prompt) {
   listen("problem", onProblem);
   listen("chunk", onChunk);
   listen("blocked", () => ($("click-to-play").hidden = false));
-  takes.add(FIRST, prompt, { status: "queued" });
+  takes.add(FIRST, prompt, { status: "first" });
   current.start({
     prompt,
     model: models.length > 1 ? $("model").value : undefined,
@@ -258,14 +258,24 @@ function onChunk() {
   passing = false;
 }
 
+const sampler = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 let glowAt = -Infinity;
+
+/** Light the wall behind the picture with the mean colours of its upper and lower half. */
 function glow(now) {
-  if (now - glowAt < GLOW_MS) return;
-  glowAt = now;
   const picture = $("stage").querySelector(".picture");
-  const { width, height } = $("glow");
-  // A handful of pixels, enlarged by the browser: light from the picture on the wall behind it.
-  if (picture) $("glow").getContext("2d").drawImage(picture, 0, 0, width, height);
+  if (now - glowAt < GLOW_MS || !picture) return;
+  glowAt = now;
+  sampler.drawImage(picture, 0, 0, 4, 4);
+  const { data } = sampler.getImageData(0, 0, 4, 4);
+  const mean = (from, channel) => {
+    let sum = 0;
+    for (let i = from; i < from + 8; i++) sum += data[4 * i + channel];
+    return Math.round(sum / 8);
+  };
+  for (const [name, from] of [["--glow-top", 0], ["--glow-bottom", 8]]) {
+    $("glow").style.setProperty(name, `rgb(${mean(from, 0)} ${mean(from, 1)} ${mean(from, 2)})`);
+  }
 }
 
 // What the viewer does ---------------------------------------------------------------------------
@@ -324,6 +334,9 @@ document.addEventListener("keydown", (event) => {
     $("prompt").focus();
   }
 });
+
+// A page that goes away for good frees its place at once instead of after the server's grace.
+addEventListener("pagehide", () => stream?.stop());
 
 // The panel goes on telling while nothing is presented.
 setInterval(() => {

@@ -15,6 +15,8 @@ export function receiptText({ status, frame, pts, message }) {
   switch (status) {
     case "sent":
       return "Sending";
+    case "first":
+      return "Waits for the first picture";
     case "queued":
       return "Queued: waits for the next chunk";
     case "applied":

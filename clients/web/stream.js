@@ -241,7 +241,8 @@ export class LongtakeStream extends EventTarget {
     this.player.finish();
     this.finishing = event;
     this.#quiet();
-    if (this.paused) this.#end("done", event);
+    // Nothing will be played out when nothing plays.
+    if (this.paused || !this.config) this.#end("done", event);
   }
 
   #error(event) {

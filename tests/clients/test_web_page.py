@@ -315,6 +315,15 @@ def test_a_hidden_tab_says_so_and_comes_back(browser, orders):
         assert "hidden" not in orders.seen("playback.ack")[-1]
 
 
+def test_leaving_the_page_frees_the_stream_at_once(browser, orders):
+    with open_page(browser) as page:
+        start(page, orders)
+        wait_for_state(page, "playing")
+        page.reload()
+        page.wait_for_selector(".chip")
+        assert orders.seen("session.stop")
+
+
 def test_the_page_works_by_keyboard_alone(browser, orders):
     with open_page(browser) as page:
         page.goto(orders.url)
