@@ -57,8 +57,12 @@ class Gate:
         host = headers.get("host", "")
         # A name that an attacker points at 127.0.0.1 would be its own origin, so without a key
         # only names that mean this machine count.
-        own = urlsplit(origin).netloc == host != ""
-        if own and (self.api_keys or is_loopback(urlsplit(origin).hostname or "")):
+        try:
+            page = urlsplit(origin)
+            name = page.hostname or ""
+        except ValueError:
+            page, name = urlsplit(""), ""
+        if page.netloc == host != "" and (self.api_keys or is_loopback(name)):
             return None
         allowed = ", ".join((f"http://{host}", *self.origins))
         return Refusal(

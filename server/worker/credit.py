@@ -24,9 +24,9 @@ class ViewerCredit:
     def acknowledged(self, frame: int) -> None:
         """Note the frame the viewer presented; from now on the clock does not count.
 
-        A frame that was never sent is taken as the last one sent.
+        Frames that were not sent count when they are.
         """
-        self._acked = max(self._acked if self._acked is not None else -1, min(frame, self._sent))
+        self._acked = max(self._acked if self._acked is not None else -1, frame)
 
     def sent(self, frame: int, now: float) -> None:
         """Note that the socket has taken every frame up to ``frame``."""
@@ -50,7 +50,7 @@ class ViewerCredit:
         if self._pacing == "asap":
             return self._sent
         if self._acked is not None:
-            return self._acked
+            return min(self._acked, self._sent)
         if self._clock_began is None:
             return self._base
         until = now if self._stood_since is None else self._stood_since

@@ -1,0 +1,80 @@
+import argparse
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.config import (
+    Settings,
+    SettingsError,
+    add_flags,
+    read_settings,
+    without_password,
+)
+
+
+def _read(*words: str, **variables: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return read_settings(
+        parser.parse_args(words), {f"LONGTAKE_{k}": v for k, v in variables.items()}
+    )
+
+
+def test_the_defaults_run_everything_on_loopback() -> None:
+    settings = _read()
+    assert (settings.role, settings.host, settings.port) == ("all", "127.0.0.1", 8000)
+    assert (settings.model, settings.resume_grace_s) == ("longtake-tiny", 30.0)
+
+
+def test_a_flag_wins_over_its_variable() -> None:
+    assert _read("--port", "9000", PORT="9001").port == 9000
+    assert _read(PORT="9001").port == 9001
+
+
+def test_every_setting_survives_the_way_to_a_child() -> None:
+    line = (
+        "--role worker --host 127.0.0.1 --port 0 --model m --data-dir d --device cpu "
+        "--redis-url redis://:secret@h:1/0 --dtype float32 --resume-grace 3 --api-key 12345678 "
+        "--api-key abcdefgh --allow-origin http://a --max-sessions 3"
+    )
+    settings = _read(*line.split())
+    child = read_settings(argparse.Namespace(), settings.environment())
+    assert child == settings.model_copy(update={"data_dir": Path("d").absolute()})
+
+
+@pytest.mark.parametrize(
+    ("words", "seen", "allowed"),
+    [
+        (("--port", "70000"), "70000", "65535"),
+        (("--port", "http"), "http", "integer"),
+        (("--device", "tpu"), "tpu", "cpu"),
+        (("--host", "0.0.0.0"), "0.0.0.0", "--api-key"),
+        (("--role", "gateway"), "gateway", "--redis-url"),
+        (("--redis-url", "http://x"), "--redis-url", "redis://"),
+        (("--resume-grace", "-1"), "-1", "greater than 0"),
+        (("--api-key", "short"), "--api-key", "longer"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(words: tuple[str, ...], seen: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        _read(*words)
+    assert seen in str(refused.value)
+    assert allowed in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_secrets_are_not_repeated_in_refusals() -> None:
+    with pytest.raises(SettingsError) as refused:
+        _read("--api-key", "hunter2")
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(SettingsError) as refused:
+        _read("--redis-url", "http://:hunter2@x")
+    assert "hunter2" not in str(refused.value)
+    assert without_password("redis://user:hunter2@h:6379/0") == "redis://***@h:6379/0"
+    assert without_password("unix:///run/redis.sock") == "unix:///run/redis.sock"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
