@@ -164,14 +164,12 @@ def _bird(s: _Sprite) -> None:
     def wing(lift: Tensor, shade: float) -> None:
         root_x, root_y = x + 0.05, y + 0.10
         tip = 1.05 * lift
+        tip = torch.where(tip < 0, tip.clamp(max=-0.12), tip.clamp(min=0.12))
         # Shear makes the wing swing: its far end moves most.
-        out = (-root_y / torch.where(tip.abs() < 0.12, 0.12 * torch.sign(tip + 1e-6), tip)).clamp(
-            -0.2, 1.4
-        )
+        out = -root_y / tip
         width = 0.40 * (1 - 0.55 * out.clamp(0, 1))
-        distance = torch.maximum(
-            (root_x + 0.28 * out).abs() - width, torch.maximum(-out, out - 1) * tip.abs()
-        )
+        beyond = torch.maximum(-out, out - 1) * tip.abs()
+        distance = torch.maximum((root_x + 0.28 * out.clamp(-0.5, 1.5)).abs() - width, beyond)
         s.paint(distance, s.lit(shade))
 
     wing(0.35 + 0.55 * flap, 0.62)
@@ -186,7 +184,7 @@ def _bird(s: _Sprite) -> None:
     diffuse, shine = _ball_shade(x - 0.68, y + 0.24, 0.33, 0.33)
     s.paint(_circle(x - 0.68, y + 0.24, 0.33), s.lit(diffuse, 0.4 * shine))
     s.paint(_circle(x - 0.78, y + 0.30, 0.08), s.fixed(0.05, 0.05, 0.06), 0.0)
-    wing(0.30 + 0.70 * flap, 0.88)
+    wing(0.20 + 0.85 * flap, 0.88)
 
 
 def _car(s: _Sprite) -> None:
