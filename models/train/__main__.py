@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from models.train.recipe import RECIPES
-from models.train.run_folder import TrainingError
+from models.train.run_folder import StageLimits, TrainingError
 from models.train.stages import ORDER, Run, run_stages
 
 
@@ -71,14 +71,18 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
     try:
         recipe = RECIPES[options.recipe]()
+        judge_s: float | None = None
         for text in options.budget:
             stage, _, seconds = text.partition("=")
             try:
+                if stage == "classifier":
+                    judge_s = float(seconds)
+                    continue
                 recipe = recipe.within(stage, float(seconds))
             except (AttributeError, TypeError, ValueError) as error:
                 raise TrainingError(
                     f"--budget {text!r}; it is STAGE=SECONDS with a stage that trains "
-                    "(autoencoder, teacher, initialise, distil), such as teacher=600"
+                    "(autoencoder, teacher, initialise, distil, classifier), such as teacher=600"
                 ) from error
         run = Run(
             options.run,
@@ -91,6 +95,14 @@ def main(argv: Sequence[str]) -> int:
         names = tuple(
             name for stage in options.stages for name in (ORDER if stage == "all" else (stage,))
         )
+        if "classifier" in names:
+            from models.train.classifier import CLASSIFIER_FILE, train_classifier
+
+            names = tuple(name for name in names if name != "classifier")
+            stage_limits = StageLimits(recipe.classifier_steps, judge_s)
+            judge = run.stage("classifier", stage_limits)
+            for attribute, share in train_classifier(judge, CLASSIFIER_FILE, run.device).items():
+                sys.stdout.write(f"{attribute}: {share:.4f} of unseen renders right\n")
         if "export" in names:
             from models.train.export import export
 
