@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.batch import ChunkBatch, Draw
 from models.kv import KVView
 from models.paged_kv import RowPages
-from models.sampler import Schedule, renoise, x0_from_velocity
+from models.sampler import Schedule, implied_noise, renoise, x0_from_velocity
 from models.transformer import PromptKV
 
 
@@ -66,17 +66,19 @@ def denoise(network: Network, batch: ChunkBatch, trace: Trace | None = None) -> 
     Returns:
         Clean latents ``[B, F, C, H, W]`` float32.
     """
-    noisy = batch.draw(0)
-    clean = noisy
+    noisy = clean = noise = batch.draw(0)
     schedule = batch.schedule
     steps: list[tuple[float | Tensor, float | Tensor]] = list(
         zip(schedule.timesteps, schedule.sigmas, strict=True)
     )
     for step, (timestep, sigma) in enumerate(steps):
         if step > 0:
-            noisy = renoise(clean, batch.draw(step), sigma)
+            noisy = renoise(clean, noise, sigma)
         flow = network(noisy, _times(noisy, timestep), batch.prompt, batch.kv)
         clean = x0_from_velocity(noisy, flow, sigma)
+        if step + 1 < len(steps):
+            fresh = schedule.fresh_noise
+            noise = batch.draw(step + 1) if fresh else implied_noise(noisy, flow, sigma)
         if trace is not None:
             trace("flow", step, flow)
             trace("x0", step, clean)

@@ -77,11 +77,11 @@ def select(target: Target, wanted: BackendName | Literal["auto"] = "auto") -> Ke
     Raises:
         KernelsUnavailableError: the wanted backend cannot run on ``target``.
     """
+    if wanted == "auto" and target.device.type != "cuda":
+        return TorchKernels()
     if wanted == "auto":
-        if target.device.type != "cuda":
-            return TorchKernels()
-        wanted = next(name for name in PREFERENCE if _check(name, target).usable)
-    elif wanted not in get_args(BackendName):
+        return _build(next(name for name in PREFERENCE if _check(name, target).usable), target)
+    if wanted not in get_args(BackendName):
         raise KernelsUnavailableError(
             f'kernels "{wanted}"; known are {", ".join(get_args(BackendName))} and auto; '
             "choose one of them"
