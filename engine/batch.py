@@ -23,10 +23,12 @@ class DeviceSchedule:
     Attributes:
         timesteps: one float64 number each.
         sigmas: the same.
+        fresh_noise: as in ``models.sampler.Sampler``.
     """
 
     timesteps: tuple[Tensor, ...]
     sigmas: tuple[Tensor, ...]
+    fresh_noise: bool = True
 
 
 Draw = Callable[[int], Tensor]

@@ -47,6 +47,7 @@ class Bucket:
         frames: latent frames of the chunk.
         latent_hw: their height and width.
         clean: whether the clean pass follows.
+        fresh_noise: whether every step draws its noise anew.
         contiguous: whether every row's pages lie in one stretch of the pool.
         runs: the pages themselves, where the attention must know them; else empty.
     """
@@ -56,6 +57,7 @@ class Bucket:
     frames: int
     latent_hw: tuple[int, int]
     clean: bool
+    fresh_noise: bool
     contiguous: bool
     runs: Runs = ()
 
@@ -107,10 +109,10 @@ class _Buffers:
         values = [*schedule.timesteps, *rest, *schedule.sigmas, *rest, context_timestep or 0.0]
         self._levels.copy_(_pinned(torch.tensor(values, dtype=torch.float64), self._levels), True)
 
-    def schedule(self, steps: int) -> DeviceSchedule:
+    def schedule(self, steps: int, fresh_noise: bool) -> DeviceSchedule:
         """Return the first ``steps`` levels as the loop reads them."""
         timesteps, sigmas = self._levels[: self._steps], self._levels[self._steps : -1]
-        return DeviceSchedule(timesteps[:steps].unbind(), sigmas[:steps].unbind())
+        return DeviceSchedule(timesteps[:steps].unbind(), sigmas[:steps].unbind(), fresh_noise)
 
     @property
     def context_timestep(self) -> Tensor:
@@ -212,6 +214,7 @@ class CapturedDenoiser:
             frames=frames,
             latent_hw=latent_hw,
             clean=context_timestep is not None,
+            fresh_noise=schedule.fresh_noise,
             contiguous=buffers.pages.contiguous,
             runs=() if self._kernels.capturable else runs,
         )
@@ -282,7 +285,7 @@ class CapturedDenoiser:
             ChunkBatch(
                 kv=PlannedKV(self._pool, buffers.pages.plan(), self._kernels),
                 prompt=self._prompt.rows(slice(0, bucket.rows)),
-                schedule=buffers.schedule(bucket.steps),
+                schedule=buffers.schedule(bucket.steps, bucket.fresh_noise),
                 draw=buffers.noise.__getitem__,
                 context_timestep=buffers.context_timestep if bucket.clean else None,
             ),

@@ -2,8 +2,9 @@
 
 Latents lie on the straight path ``x_s = (1 - s) * x0 + s * noise`` of rectified flow (Liu et
 al. 2022, arXiv:2209.03003); s is sigma, 1 is pure noise. The network predicts the velocity
-``noise - x0``. Each step estimates x0 and noises it again to the next, lower sigma, as in Self
-Forcing (Huang et al. 2025, arXiv:2506.08009).
+``noise - x0``. Each step estimates x0 and noises it again to the next, lower sigma: a distilled
+model with fresh noise, as in Self Forcing (Huang et al. 2025, arXiv:2506.08009), an undistilled one
+with the noise that the step itself implies, which is Euler's method on the probability-flow ODE.
 
 Levels are read from the training schedule's table of 1000 shifted sigmas in float32, so that
 they equal the reference's bit for bit. The sampler knows nothing of networks or of where noise
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Sampler", "Schedule", "renoise", "x0_from_velocity"]
+__all__ = ["Sampler", "Schedule", "implied_noise", "renoise", "x0_from_velocity"]
 
 TABLE_LENGTH = 1000
 
@@ -30,10 +31,12 @@ class Schedule:
     Attributes:
         timesteps: what the network is told, 0 to 1000.
         sigmas: the noise level of each pass's input.
+        fresh_noise: as in ``Sampler``.
     """
 
     timesteps: tuple[float, ...]
     sigmas: tuple[float, ...]
+    fresh_noise: bool = True
 
     def __len__(self) -> int:
         """Number of denoising passes (K)."""
@@ -53,6 +56,7 @@ class Sampler:
             ``steps`` when fewer are asked for, so that the network stays at levels it was
             trained at, and evenly spaced timesteps from 1000 down when more are. "linspace"
             takes evenly spaced whole timesteps from 1000 to 0, both included (Krea).
+        fresh_noise: noise every estimate with a new draw; False keeps the noise it came from.
     """
 
     shift: float = 5.0
@@ -60,6 +64,7 @@ class Sampler:
     warp: bool = True
     first_chunk_steps: tuple[float, ...] | None = None
     spacing: Literal["subset", "linspace"] = "subset"
+    fresh_noise: bool = True
 
     def __post_init__(self) -> None:
         for steps in (self.steps, self.first_chunk_steps or self.steps):
@@ -96,7 +101,8 @@ class Sampler:
         else:
             told = steps
         nearest = (int(np.abs(timesteps - np.float32(t)).argmin()) for t in told)
-        return Schedule(told, tuple(float(table[i]) for i in nearest))
+        sigmas = tuple(float(table[i]) for i in nearest)
+        return Schedule(told, sigmas, self.fresh_noise)
 
     def _respaced(self, steps: tuple[float, ...], wanted: int) -> tuple[float, ...]:
         if not 1 <= wanted <= TABLE_LENGTH:
@@ -132,6 +138,19 @@ def x0_from_velocity(x: Tensor, velocity: Tensor, sigma: float | Tensor) -> Tens
     if isinstance(sigma, Tensor):
         sigma = sigma.double()
     return (x.double() - _per_row(sigma, x) * velocity.double()).to(x.dtype)
+
+
+def implied_noise(x: Tensor, velocity: Tensor, sigma: float | Tensor) -> Tensor:
+    """Noise that ``x`` at ``sigma`` holds if ``velocity`` is right, in the dtype of ``x``.
+
+    Args:
+        x: noisy latents ``[B, F, C, H, W]``.
+        velocity: of the same shape, any dtype.
+        sigma: of ``x``: a number, ``[B]`` or ``[B, F]``.
+    """
+    if isinstance(sigma, Tensor):
+        sigma = sigma.double()
+    return (x.double() + (1 - _per_row(sigma, x)) * velocity.double()).to(x.dtype)
 
 
 def renoise(x0: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:

@@ -93,9 +93,10 @@ def train_autoencoder(
 ) -> Taehv:
     """Train ``codec`` in place on ``clips()`` ``[B, T, 3, h, w]``; returns the averaged, folded model."""
     to_channels_last(codec, device)
+    codec.encoder.requires_grad_(recipe.train_encoder)
     scale = LatentScale(codec.config.latent_channels).to(device)
-    # Blocks stabilise a squared-error start: the last layer begins at mid grey.
-    optimiser = Optimiser([codec], recipe.peak, clip=1.0, betas=(0.9, 0.99), weight_decay=0.0)
+    trained = codec if recipe.train_encoder else codec.decoder
+    optimiser = Optimiser([trained], recipe.peak, clip=1.0, betas=(0.9, 0.99), weight_decay=0.0)
     average = Average(codec, 0.998)
     if (saved := stage.resume(device)) is not None:
         codec.load_state_dict(saved["codec"])
@@ -114,7 +115,8 @@ def train_autoencoder(
     def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
             latents, _ = codec.encode(pixels)
-            latents = scale(latents)
+            if recipe.train_encoder:
+                latents = scale(latents)
             level = torch.rand(latents.shape[0], 1, 1, 1, 1, device=device) * recipe.latent_noise
             noisy = latents + level * torch.randn_like(latents)
             guess, _ = codec.decode(noisy, clamp=False)
@@ -132,5 +134,6 @@ def train_autoencoder(
     stage.draw_curve(("loss", "psnr_db"))
     finished = average.module
     assert isinstance(finished, Taehv)
-    scale.fold_into(finished)
+    if recipe.train_encoder:
+        scale.fold_into(finished)
     return finished

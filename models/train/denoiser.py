@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from models import masks
-from models.kv import BlockCausalKV
+from models.kv import BlockCausalKV, KVView
 from models.text_encoder import UMT5
+from models.train.lean import ChunkwiseKV, LeanKernels
 from models.train.recipe import Recipe
 from models.train.windows import CHUNKS
 from models.transformer import CausalWan
@@ -28,23 +29,24 @@ class Denoiser(nn.Module):
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         super().__init__()
-        self.transformer = CausalWan(recipe.transformer)
+        kernels = LeanKernels()
+        self.transformer = CausalWan(recipe.transformer, kernels)
         self.text = UMT5(recipe.text)
         self.to(device)
         frames = CHUNKS * recipe.chunk_frames
         positions = torch.arange(frames, device=device)
         starts = masks.chunk_starts(frames, recipe.chunk_frames)
-        causal = masks.block_causal(frames, starts, device=device)
         head_dim = recipe.transformer.head_dim
-        self._views = {
-            True: BlockCausalKV.of(positions, recipe.grid, head_dim, causal),
-            False: BlockCausalKV.of(positions, recipe.grid, head_dim),
+        self._views: dict[bool, KVView] = {
+            True: ChunkwiseKV.of(positions, recipe.grid, head_dim, recipe.chunk_frames, kernels),
+            False: BlockCausalKV.of(positions, recipe.grid, head_dim, kernels=kernels),
         }
         self._forced = BlockCausalKV.of(
             positions.repeat(2),
             recipe.grid,
             head_dim,
             masks.teacher_forcing(frames, starts, device=device),
+            kernels,
         )
 
     def context(self, ids: Tensor, mask: Tensor) -> Tensor:

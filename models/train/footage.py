@@ -6,19 +6,38 @@ one chunk at a chunk's first pixel frame, as the viewer of a prompt change shoul
 of networks that are trained on it.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from models.taehv import Taehv
 from models.tokenizer import Tokenizer, token_ids
-from models.train.captions import TrainingScenes
+from models.train.captions import caption_batch
 from models.train.recipe import Recipe
 from models.train.windows import CHUNKS, Item
-from models.train.world_render import render
+from models.train.world_motion import anchored
+from models.train.world_render import render, render_switch
+from models.train.world_scene import SceneBatch, change_some, draw_scenes
 
 WARM_LATENTS = 4
 """Latents encoded before a far window, so that the encoder's memory is that of a long stream."""
+
+_START_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    """What to render: first frame of each row, and the frame at which a row's scene turns.
+
+    Frames are world frames ``[B]``; a turn outside the clip leaves it all old or all new.
+    """
+
+    begin: NDArray[np.int64]
+    frames: int
+    turn: NDArray[np.int64]
 
 
 class Footage:
@@ -33,50 +52,95 @@ class Footage:
     def __init__(self, recipe: Recipe, device: torch.device, seed: int) -> None:
         self._recipe = recipe
         self._device = device
-        self._scenes = TrainingScenes(seed)
-        self._draw = np.random.default_rng([seed, 7])
-        self._chunk_pixels = 4 * recipe.chunk_frames
+        self._draw = np.random.default_rng(seed)
 
-    def clips(self, count: int, frames: int) -> Tensor:
-        """Render ``count`` random clips ``[B, T, 3, h, w]`` in [-1, 1]."""
-        scenes = self._scenes.draw(count).before
-        start = self._draw.uniform(0.0, self._recipe.data.far_s, count)
-        return self._render(scenes, start, frames)
+    def clips(self, count: int, frames: int, crop: int | None = None) -> Tensor:
+        """Render ``count`` random clips ``[B, T, 3, h, w]`` in [-1, 1], cut to ``crop`` if given."""
+        scenes = draw_scenes(self._draw, count)
+        begin = self._draw.integers(0, int(_START_S * self._recipe.fps), count)
+        size = (self._recipe.width, self._recipe.height)
+        pixels = render(scenes, begin, frames, size=size, device=self._device)
+        if crop is None:
+            return pixels
+        tops = self._draw.integers(0, size[1] - crop + 1, count).tolist()
+        lefts = self._draw.integers(0, size[0] - crop + 1, count).tolist()
+        return torch.stack(
+            [
+                clip[..., top : top + crop, left : left + crop]
+                for clip, top, left in zip(pixels, tops, lefts, strict=True)
+            ]
+        )
 
     @torch.no_grad()
-    def items(self, count: int, codec: Taehv, tokenizer: Tokenizer) -> Item:
-        """Render and encode ``count`` window items."""
-        recipe, chunk = self._recipe, self._recipe.chunk_frames
-        drawn = self._scenes.draw(count)
-        start_s = self._draw.uniform(0.0, 60.0, count)
-        # Half of the far windows follow soon, half anywhere within ``far_s``.
-        later = self._draw.uniform(
-            0.0, np.where(self._draw.random(count) < 0.5, 6.0, recipe.data.far_s)
-        )
-        first_frames = 4 * CHUNKS * chunk - 3
-        warm_frames = 4 * WARM_LATENTS - 3
-        far_frames = warm_frames + 4 * (CHUNKS - 1) * chunk
-        far_s = start_s + first_frames / recipe.fps + later
-        changes = self._draw.random(count) < recipe.data.switch_share
-        in_start = changes & (self._draw.random(count) < 0.5)
-        start_switch = np.where(in_start, self._draw.integers(1, CHUNKS, count), 0)
-        far_switch = np.where(changes & ~in_start, self._draw.integers(1, CHUNKS, count), 0)
-        # A far window that is new from its first chunk on: half turn there, half turned long before.
-        settled = in_start | ((far_switch == 1) & (self._draw.random(count) < 0.5))
+    def items(self, count: int, encode: Callable[[Tensor], Tensor], tokenizer: Tokenizer) -> Item:
+        """Render and encode ``count`` window items; ``encode`` turns whole clips into latents."""
+        recipe, draw = self._recipe, self._draw
+        chunk = 4 * recipe.chunk_frames  # pixel frames
+        warm = 4 * WARM_LATENTS - 3
+        changes = draw.random(count) < recipe.data.switch_share
+        in_start = changes & (draw.random(count) < 0.5)
+        start_switch = np.where(in_start, draw.integers(1, CHUNKS, count), 0)
+        far_switch = np.where(changes & ~in_start, draw.integers(1, CHUNKS, count), 0)
+        # A far window that is new from its first chunk on either turns there or did so long before.
+        settled = in_start | ((far_switch == 1) & (draw.random(count) < 0.5))
         far_switch = np.where(in_start, 1, far_switch)
-        first_turn = np.where(start_switch > 0, 4 * chunk * start_switch - 3, first_frames)
-        far_turn = np.where(far_switch > 0, warm_frames + 4 * chunk * (far_switch - 1), far_frames)
-        far_turn = np.where(settled, -self._chunk_pixels, far_turn)
-        start = self._turning(drawn, start_s, first_frames, first_turn)
-        far = self._turning(drawn, far_s, far_frames, far_turn)
-        latents = [self._encode(codec, part) for part in (start, far)]
-        texts = [text for pair in zip(*drawn.captions, strict=True) for text in pair]
-        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
-        return Item(
-            start=latents[0],
-            far=latents[1][:, WARM_LATENTS:],
-            start_switch=torch.from_numpy(start_switch).to(self._device),
-            far_switch=torch.from_numpy(far_switch).to(self._device),
-            text=ids.view(count, 2, -1).to(self._device),
-            text_mask=mask.view(count, 2, -1).to(self._device),
+
+        begin = draw.integers(0, int(_START_S * recipe.fps), count)
+        length = CHUNKS * chunk - 3
+        never = begin + 10**6
+        turn = np.where(start_switch > 0, begin + chunk * start_switch - 3, never)
+        start = _Clip(begin, length, turn)
+        # Half of the far windows follow soon, half anywhere within ``far_s``.
+        gap_s = np.where(draw.random(count) < 0.5, 6.0, recipe.data.far_s)
+        later = begin + length + (draw.random(count) * gap_s * recipe.fps).astype(np.int64)
+        far_turn = np.where(far_switch > 0, later + warm + chunk * (far_switch - 1), never)
+        far_turn = np.where(settled & ~in_start, later - chunk, np.where(in_start, turn, far_turn))
+        far = _Clip(later, warm + (CHUNKS - 1) * chunk, far_turn)
+
+        before = draw_scenes(draw, count)
+        meeting_s = np.where(in_start, turn, far_turn) / recipe.fps
+        changed = change_some(draw, before)
+        after = anchored(before, changed, np.where(changes, meeting_s, 0.0))
+        texts = [caption_batch(scenes, draw) for scenes in (before, after)]
+        ids, mask = token_ids(
+            tokenizer,
+            [text for pair in zip(*texts, strict=True) for text in pair],
+            recipe.text.text_len,
         )
+        device = self._device
+        return Item(
+            start=encode(self._film(before, after, start)),
+            far=encode(self._film(before, after, far))[:, WARM_LATENTS:],
+            start_switch=torch.from_numpy(start_switch).to(device),
+            far_switch=torch.from_numpy(far_switch).to(device),
+            text=ids.view(count, 2, -1).to(device),
+            text_mask=mask.view(count, 2, -1).to(device),
+        )
+
+    def _film(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
+        """Render a clip; only rows that hold both scenes cost two renders."""
+        size = (self._recipe.width, self._recipe.height)
+        dissolve = 4 * self._recipe.chunk_frames
+        out = torch.empty(len(before), clip.frames, 3, size[1], size[0], device=self._device)
+        old = clip.turn >= clip.begin + clip.frames
+        new = clip.turn + dissolve <= clip.begin
+        for rows, scenes in ((old, before), (new, after)):
+            at = np.flatnonzero(rows)
+            if len(at):
+                pixels = render(
+                    scenes.rows(at), clip.begin[at], clip.frames, size=size, device=self._device
+                )
+                out[torch.from_numpy(at).to(self._device)] = pixels
+        at = np.flatnonzero(~old & ~new)
+        if len(at):
+            out[torch.from_numpy(at).to(self._device)] = render_switch(
+                before.rows(at),
+                after.rows(at),
+                clip.turn[at],
+                clip.begin[at],
+                clip.frames,
+                dissolve_frames=dissolve,
+                size=size,
+                device=self._device,
+            )
+        return out

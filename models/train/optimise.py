@@ -6,6 +6,7 @@ Knows nothing of what is being trained.
 import copy
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,22 @@ class Optimiser:
         weight_decay: float = 0.01,
     ) -> None:
         named = [item for module in modules for item in module.named_parameters()]
-        matrices = [p for name, p in named if muon and p.ndim == 2 and "blocks." in name]
-        chosen = {id(p) for p in matrices}
-        others = [p for _, p in named if id(p) not in chosen]
         self.peak = peak
         self.clip = clip
-        self.parameters = [p for _, p in named]
+        self.parameters = [p for _, p in named if p.requires_grad]
+        # Weights held in bfloat16 are stepped through float32 masters, or small steps would round away.
+        self._masters = [
+            p.detach().float().requires_grad_() if p.dtype == torch.bfloat16 else p
+            for p in self.parameters
+        ]
+        names = [name for name, p in named if p.requires_grad]
+        is_matrix = [
+            muon and p.ndim == 2 and "blocks." in name
+            for name, p in zip(names, self._masters, strict=True)
+        ]
+        pairs = list(zip(is_matrix, self._masters, strict=True))
+        matrices = [p for chosen, p in pairs if chosen]
+        others = [p for chosen, p in pairs if not chosen]
         self._parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(others, lr=peak, betas=betas, weight_decay=weight_decay)
         ]
@@ -63,22 +74,38 @@ class Optimiser:
     def step(self, progress: float) -> Tensor:
         """Clip, apply the gradients at ``progress`` of the run, clear them; returns the norm."""
         rate = learning_rate(progress, self.peak)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for live, master in zip(self.parameters, self._masters, strict=True):
+            if live is not master and live.grad is not None:
+                master.grad, live.grad = live.grad.float(), None
+        norm = nn.utils.clip_grad_norm_(self._masters, self.clip)
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = rate
             part.step()
             part.zero_grad(set_to_none=True)
+        self._publish()
         return norm
 
-    def state_dict(self) -> list[dict[str, object]]:
-        """The state of every part."""
-        return [part.state_dict() for part in self._parts]
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Copy the masters to the weights that the network uses."""
+        for live, master in zip(self.parameters, self._masters, strict=True):
+            if live is not master:
+                live.copy_(master)
 
-    def load_state_dict(self, state: list[dict[str, object]]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every part, and the masters."""
+        masters = [master.detach() for master in self._masters]
+        return {"parts": [part.state_dict() for part in self._parts], "masters": masters}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
-        for part, saved in zip(self._parts, state, strict=True):
+        for part, saved in zip(self._parts, state["parts"], strict=True):
             part.load_state_dict(saved)
+        for master, value in zip(self._masters, state["masters"], strict=True):
+            master.copy_(value)
+        self._publish()
 
 
 class Average:
@@ -89,7 +116,7 @@ class Average:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.module = copy.deepcopy(module).float().requires_grad_(False).eval()
         self._decay = decay
         self._updates = 0
 
@@ -98,8 +125,8 @@ class Average:
         """Move towards ``module``'s present parameters."""
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        mine = list(self.module.parameters())
-        theirs = [p.detach() for p in module.parameters()]
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs = [p.detach().float() for p in module.parameters()]
         torch._foreach_lerp_(mine, theirs, 1.0 - decay)
         for held, live in zip(self.module.buffers(), module.buffers(), strict=True):
             held.copy_(live)

@@ -15,29 +15,45 @@ from models.train.run_folder import StageLimits
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderRecipe:
-    """Autoencoder stage: batches of clips of ``frames`` (1 + 4k) pixel frames."""
+    """Autoencoder stage: batches of clips of ``frames`` (1 + 4k) pixel frames.
+
+    With ``crop`` each clip is cut to a random square of that many pixels: the same number of
+    pixels from more scenes, which a convolution learns from as well. With ``start_clips`` the
+    codec begins as principal components of that many clips (``codec_start.py``); with
+    ``train_encoder`` off the latents stay those, and only the decoder is trained.
+    """
 
     limits: StageLimits
     batch: int
     frames: int = 17
+    crop: int | None = None
+    start_clips: int = 0
+    train_encoder: bool = True
     peak: float = 1.5e-3
     latent_noise: float = 0.12
 
 
 @dataclass(frozen=True, slots=True)
 class DataRecipe:
-    """How many window items are held, how many are made at a time, and how often a batch is renewed."""
+    """How many window items are held and made at a time, and how often a batch is renewed.
+
+    ``first`` are made before training starts, by default all that are held.
+    """
 
     held: int
     at_once: int
     refresh_every: int
+    first: int | None = None
     switch_share: float = 0.4
     far_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherRecipe:
-    """Diffusion forcing: independent noise per chunk, block-causal; and whole windows, bidirectional."""
+    """Diffusion forcing: independent noise per chunk, block-causal; and whole windows, bidirectional.
+
+    ``half_weights`` keeps the live weights in bfloat16 with float32 masters, the faster way on a CPU.
+    """
 
     limits: StageLimits
     batch: int
@@ -48,6 +64,7 @@ class TeacherRecipe:
     prompt_dropout: float = 0.1
     shift: float = 3.0
     decay: float = 0.999
+    half_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +169,36 @@ def tiny() -> Recipe:
     )
 
 
+def first_light() -> Recipe:
+    """What two CPU cores train in about an hour: 128x80, the diffusion-forcing teacher is the model."""
+    full = tiny()
+    return replace(
+        full,
+        name="first-light",
+        transformer=replace(full.transformer, dim=192, ffn_dim=640, num_heads=3, num_layers=6),
+        codec=TaehvConfig(decoder_widths=(64, 48, 32, 24), encoder_width=32, subpixel=True),
+        width=128,
+        height=80,
+        autoencoder=AutoencoderRecipe(
+            StageLimits(6000, 3000.0, 60.0),
+            batch=8,
+            frames=9,
+            crop=64,
+            start_clips=64,
+            train_encoder=False,
+            peak=1e-3,
+        ),
+        data=DataRecipe(held=12000, at_once=24, refresh_every=30, first=168),
+        teacher=TeacherRecipe(
+            StageLimits(20000, 4200.0, 60.0),
+            batch=12,
+            peak=1e-3,
+            bidirectional_share=0.0,
+            half_weights=True,
+        ),
+    )
+
+
 def smoke() -> Recipe:
     """Every stage in seconds on a CPU, with widths that learn nothing worth seeing."""
     few = StageLimits(2)
@@ -183,4 +230,4 @@ def wan_dry_run() -> Recipe:
     )
 
 
-RECIPES = {"tiny": tiny, "smoke": smoke, "wan-dry-run": wan_dry_run}
+RECIPES = {"tiny": tiny, "first-light": first_light, "smoke": smoke, "wan-dry-run": wan_dry_run}

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from models.taehv import Taehv
 from models.tokenizer import SentencePieceTokenizer
 from models.train.autoencoder import to_channels_last, train_autoencoder
 from models.train.captions import train_tokenizer
+from models.train.codec_start import linear_encoder, start_from_components
 from models.train.denoiser import Denoiser
 from models.train.distil import train_distil
 from models.train.footage import Footage
@@ -84,11 +85,17 @@ def run_autoencoder(run: Run) -> None:
     torch.manual_seed(recipe.seed)
     codec = Taehv(recipe.codec)
     footage = Footage(recipe, run.device, recipe.seed + 101)
+    if recipe.autoencoder.start_clips:
+        # Sixteen frames: both halvings of time fit without the lone first frame of a stream.
+        clips = footage.clips(recipe.autoencoder.start_clips, 16)
+        start_from_components(codec, (clips.cpu() + 1.0) / 2.0)
     finished = train_autoencoder(
         run.stage("autoencoder", recipe.autoencoder.limits),
         recipe.autoencoder,
         codec,
-        lambda: footage.clips(recipe.autoencoder.batch, recipe.autoencoder.frames),
+        lambda: footage.clips(
+            recipe.autoencoder.batch, recipe.autoencoder.frames, recipe.autoencoder.crop
+        ),
         run.device,
         compiled=run.compiled,
     )
@@ -105,14 +112,22 @@ def window_store(run: Run) -> WindowStore:
         )
     codec = Taehv(recipe.codec)
     run.load(codec, "autoencoder")
-    to_channels_last(codec, run.device)
+    encode = _encoder(run, codec)
     tokenizer = SentencePieceTokenizer.from_file(run.tokenizer_file)
     footage = Footage(recipe, run.device, recipe.seed + 202)
     store = WindowStore(
-        recipe.data.held, lambda: footage.items(recipe.data.at_once, codec, tokenizer)
+        recipe.data.held, lambda: footage.items(recipe.data.at_once, encode, tokenizer)
     )
-    store.fill(quiet=run.quiet)
+    store.fill(recipe.data.first, quiet=run.quiet)
     return store
+
+
+def _encoder(run: Run, codec: Taehv) -> Callable[[Tensor], Tensor]:
+    """How clips become latents: the encoder, or its shorter equal if it was never trained."""
+    if run.recipe.autoencoder.start_clips and not run.recipe.autoencoder.train_encoder:
+        return linear_encoder(codec.to(run.device))
+    to_channels_last(codec.to(torch.bfloat16), run.device)
+    return lambda pixels: codec.encode(pixels)[0].float()
 
 
 def run_teacher(run: Run, store: WindowStore) -> None:

@@ -56,8 +56,10 @@ def train_teacher(
     """Train ``denoiser`` in place on windows of ``store``; returns its average."""
     part = recipe.teacher
     generator = torch.Generator(device).manual_seed(recipe.seed + 11)
-    optimiser = Optimiser([denoiser], part.peak, muon=True)
     average = Average(denoiser, part.decay)
+    if part.half_weights:
+        denoiser.to(torch.bfloat16)
+    optimiser = Optimiser([denoiser], part.peak, muon=True)
     if (saved := stage.resume(device)) is not None:
         denoiser.load_state_dict(saved["denoiser"])
         average.load_state_dict(saved["average"])
@@ -73,14 +75,18 @@ def train_teacher(
     def loss_of(
         noisy: Tensor, sigma: Tensor, target: Tensor, ids: Tensor, mask: Tensor, causal: bool
     ) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=not part.half_weights):
             flow = denoiser.velocity(noisy, sigma, denoiser.context(ids, mask), causal=causal)
         error = (flow.float() - target).square().mean(dim=(2, 3, 4))
         asked = (sigma > 0).float()
         return (error * asked).sum() / asked.sum()
 
     run = torch.compile(loss_of) if compiled else loss_of
-    total = {True: 0.0, False: 0.0}
+
+    def fresh_sums() -> dict[bool, Tensor]:
+        return {kind: torch.zeros((), device=device) for kind in (True, False)}
+
+    sums, counts = fresh_sums(), {True: 0, False: 0}
     for tick in stage.ticks(payload):
         on_tick(tick.step)
         batch = store.sample(part.batch, generator)
@@ -98,10 +104,12 @@ def train_teacher(
         loss.backward()
         norm = optimiser.step(tick.progress)
         average.update(denoiser)
-        if tick.step % 20 in (0, 19):
-            total[causal] = loss.item()
-            if tick.step % 20 == 19:
-                stage.report(causal=total[True], bidirectional=total[False], norm=norm.item())
+        sums[causal] += loss.detach()
+        counts[causal] += 1
+        if tick.step % 20 == 19:
+            means = {kind: (sums[kind] / max(counts[kind], 1)).item() for kind in sums}
+            stage.report(causal=means[True], bidirectional=means[False], norm=norm.item())
+            sums, counts = fresh_sums(), {True: 0, False: 0}
     stage.draw_curve(("causal", "bidirectional"))
     finished = average.module
     assert isinstance(finished, Denoiser)

@@ -112,10 +112,11 @@ class WindowStore:
         self._next = (self._next + count) % self._capacity
         self.made += count
 
-    def fill(self, *, quiet: bool = False) -> None:
-        """Make items until the ring is full."""
-        with tqdm(total=self._capacity, desc="windows", disable=quiet) as bar:
-            while self.made < self._capacity:
+    def fill(self, count: int | None = None, *, quiet: bool = False) -> None:
+        """Make items until there are ``count``, by default until the ring is full."""
+        count = min(count or self._capacity, self._capacity)
+        with tqdm(total=count, desc="windows", disable=quiet) as bar:
+            while self.made < count:
                 before = len(self)
                 self.refresh()
                 bar.update(len(self) - before)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.sampler import Sampler, renoise, x0_from_velocity
+from models.sampler import Sampler, implied_noise, renoise, x0_from_velocity
 
 ROLLOUTS = Path(__file__).parents[1] / "golden" / "rollouts" / "cases.json"
 CASES = json.loads(ROLLOUTS.read_text())
@@ -108,3 +108,16 @@ def test_rows_and_frames_have_their_own_sigma():
     assert by_row.flatten().tolist() == [0.25, 0.25, 0.5, 0.5]
     by_frame = renoise(x0, noise, torch.tensor([[0.25, 0.5], [0.75, 1.0]]))
     assert by_frame.flatten().tolist() == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_step_without_fresh_noise_is_eulers():
+    generator = torch.Generator().manual_seed(0)
+    x, velocity = (torch.randn(2, 3, 4, 2, 2, generator=generator) for _ in range(2))
+    clean = x0_from_velocity(x, velocity, 0.8)
+    noise = implied_noise(x, velocity, 0.8)
+    torch.testing.assert_close(renoise(clean, noise, 0.3), x - 0.5 * velocity)
+
+
+def test_a_schedule_says_whether_its_noise_is_fresh():
+    for fresh in (True, False):
+        assert Sampler(fresh_noise=fresh).schedule(2).fresh_noise is fresh
