@@ -6,6 +6,7 @@ order, ``classifier`` (for the evaluator), ``export`` (weights and card for the 
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -59,7 +60,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default="distil",
         help="which stage's network export takes",
     )
+    parser.add_argument("--notes", type=Path, help="JSON object of further fields for the card")
     return parser.parse_args(argv)
+
+
+def read_notes(path: Path | None) -> dict[str, object]:
+    """Read the fields that ``--notes`` adds to the card.
+
+    Raises:
+        TrainingError: the file is not there or not a JSON object.
+    """
+    if path is None:
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"--notes {path}: {error}; it must be a file with one JSON object; correct it"
+        ) from error
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
 
             names = tuple(name for name in names if name != "export")
             run_stages(run, names)
-            export(run, options.student, options.out)
+            export(run, options.student, options.out, read_notes(options.notes))
         else:
             run_stages(run, names)
     except TrainingError as error:

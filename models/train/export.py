@@ -6,24 +6,42 @@ recipe, compute, limits); measured figures are added by the evaluator. Knows not
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from models import registry
+from models.card import CARD, card_of
+from models.entry import ModelEntry
 from models.taehv import Taehv
 from models.train.denoiser import Denoiser
+from models.train.recipe import Recipe
+from models.train.rollout import policy_of
 from models.train.run_folder import TrainingError, save_weights, write_whole
 from models.train.stages import Run
 
+EXAMPLES = (
+    "a red balloon rises over a green meadow on a clear day",
+    "a white sailboat drifts right on the sea at sunset",
+    "a yellow fish circles above the sea at dawn",
+    "a blue car drives right through the city in the rain",
+    "an orange ball bounces in the desert by day, the camera pans",
+    "a purple lantern floats still over the snow at night",
+    "a pink bird flies left over a foggy meadow at dawn",
+    "a green cube stands in the city at night while snow falls",
+)
 
-def export(run: Run, student: str, out: Path) -> None:
+
+def export(run: Run, student: str, out: Path, notes: dict[str, Any]) -> None:
     """Write the model of ``run`` to ``out`` in bfloat16.
 
     Args:
         run: A run whose autoencoder and ``student`` stages are finished.
         student: The stage whose network is taken.
         out: Folder of the model.
+        notes: Further fields of the card: data, compute, measured figures, limits.
 
     Raises:
         TrainingError: a stage is missing, or a file could not be written.
@@ -43,6 +61,25 @@ def export(run: Run, student: str, out: Path) -> None:
             f"run `python -m models.train tokenizer --run {run.folder}` first"
         )
     write_whole(out / "tokenizer.model", lambda path: shutil.copyfile(run.tokenizer_file, path))
-    recipe = {key: value for key, value in asdict(run.recipe).items() if key != "extra"}
-    text = json.dumps({"student": student, "recipe": recipe}, indent=1) + "\n"
-    write_whole(out / "recipe.json", lambda path: path.write_text(text, encoding="utf-8"))
+    card = card_of(entry_of(run.recipe, distilled=student == "distil")) | notes
+    text = json.dumps(card, indent=1) + "\n"
+    write_whole(out / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def entry_of(recipe: Recipe, *, distilled: bool) -> ModelEntry:
+    """The registry's bundled model with what this recipe made of it.
+
+    A network that was not distilled samples by Euler's method, without fresh noise.
+    """
+    bundled = registry.LONGTAKE_TINY
+    return replace(
+        bundled,
+        transformer=recipe.transformer,
+        text=recipe.text,
+        codecs=(replace(bundled.codec, config=recipe.codec),),
+        sampler=replace(recipe.sampler, fresh_noise=distilled),
+        cache=policy_of(recipe),
+        sizes=((recipe.width, recipe.height),),
+        fps=recipe.fps,
+        example_prompts=EXAMPLES,
+    )
