@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from engine import bench
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.dtype import choose_dtype
@@ -33,7 +34,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["bench"]:
+        return bench.main(words[1:])
+    options = _parser().parse_args(words)
     try:
         requests = _requests(options)
         summary = _generate(options, requests)
@@ -54,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    commands.add_parser("bench", help="measure frames a second; see bench --help")
     generate = commands.add_parser("generate", help="make clips and write their frames")
     add = generate.add_argument
     add("--model", default="longtake-tiny", help="a model's name, name@path, or its folder")
