@@ -11,17 +11,13 @@
 
 import { negotiate } from "./negotiate.js";
 import { Player } from "./player.js";
-import { Session, ackMessage, promptMessage, startMessage } from "./protocol.js";
+import { Session, promptMessage, startMessage } from "./protocol.js";
+import { Reports } from "./reports.js";
 
-/** Presented pictures between two credits; the server's lead allows for four. */
-const ACK_EVERY_FRAMES = 2;
 const HEARTBEAT_MS = 1000;
-const PING_EVERY_MS = 10_000;
-const PONG_WITHIN_MS = 10_000;
 const BACKOFF_FIRST_MS = 250;
 const BACKOFF_MOST_MS = 5000;
 const GIVE_UP_AFTER_MS = 60_000;
-const KEYFRAME_EVERY_MS = 1000;
 /** Presentation times that the frame rate is measured over. */
 const RATE_WINDOW_MS = 3000;
 
@@ -55,14 +51,13 @@ export class LongtakeStream extends EventTarget {
     this.paused = false;
     this.hidden = document.hidden;
     this.frame = -1;
-    this.ackedFrame = -1;
+    this.reports = this.#newReports();
     this.attempts = 0;
     this.lostAt = null;
     this.waiting = new Map();
     this.applied = [];
     this.eventCount = 0;
     this.shownAt = [];
-    this.lastKeyframeAt = -Infinity;
     this.numbers = { bufferedMs: 0, stalls: 0, stalledMs: 0, rate: 1, chunkMs: null, steps: null };
     this.onVisibility = () => this.#visibility();
     document.addEventListener("visibilitychange", this.onVisibility);
@@ -128,6 +123,15 @@ export class LongtakeStream extends EventTarget {
     return { ...this.numbers, fps, frame: this.frame, format: this.session.format };
   }
 
+  #newReports() {
+    return new Reports({
+      send: (message) => this.#send(message),
+      dead: () => this.socket.close(),
+      now: () => performance.now(),
+      hidden: this.hidden,
+    });
+  }
+
   #connect() {
     const socket = new WebSocket(this.url);
     socket.binaryType = "arraybuffer";
@@ -180,7 +184,7 @@ export class LongtakeStream extends EventTarget {
         this.#receipt(event);
         break;
       case "pong":
-        this.pongDue = null;
+        this.reports.pong();
         break;
       case "done":
         this.#finished(event);
@@ -202,12 +206,11 @@ export class LongtakeStream extends EventTarget {
     if (resumed) {
       if (this.paused) this.#send({ type: "session.pause" });
       for (const message of this.waiting.values()) this.#send(message);
-      this.#ack();
+      this.reports.ack();
     }
+    this.reports.connected();
     clearInterval(this.heart);
-    this.pongDue = null;
-    this.pingAt = performance.now() + PING_EVERY_MS;
-    this.heart = setInterval(() => this.#beat(), HEARTBEAT_MS);
+    this.heart = setInterval(() => this.reports.beat(), HEARTBEAT_MS);
   }
 
   #chunk({ metadata, buffer }) {
@@ -295,11 +298,11 @@ export class LongtakeStream extends EventTarget {
         this.#presented(message.frame);
         break;
       case "stalled":
-        this.#ack();
+        this.reports.ack();
         this.#emit("stats", this.stats);
         break;
       case "keyframe":
-        this.#keyframe();
+        this.reports.keyframe();
         break;
       case "failed":
         this.#fallBack(message.message);
@@ -320,40 +323,8 @@ export class LongtakeStream extends EventTarget {
     while (this.applied.length && this.applied[0].frame <= frame) {
       this.#emit("receipt", { ...this.applied.shift(), status: "shown" });
     }
-    if (frame - this.ackedFrame >= ACK_EVERY_FRAMES) this.#ack();
+    this.reports.presented(frame, this.numbers.bufferedMs);
     this.#emit("stats", this.stats);
-  }
-
-  #ack() {
-    if (this.frame < 0 && !this.hidden) return;
-    this.ackedFrame = this.frame;
-    this.#send(ackMessage(this.frame, this.numbers.bufferedMs, this.hidden));
-  }
-
-  #beat() {
-    const now = performance.now();
-    this.#ack();
-    if (this.pongDue !== null && now > this.pongDue && !this.hidden) {
-      // Nothing has come back: a dead link is noticed here long before TCP notices.
-      this.pongDue = null;
-      this.socket.close();
-    } else if (this.pongDue === null && now > this.pingAt) {
-      this.pingAt = now + PING_EVERY_MS;
-      this.pongDue = now + PONG_WITHIN_MS;
-      this.#send({ type: "session.ping" });
-    }
-  }
-
-  /** Ask for a keyframe, now or as soon as it is decent to ask again. */
-  #keyframe() {
-    const wait = this.lastKeyframeAt + KEYFRAME_EVERY_MS - performance.now();
-    clearTimeout(this.keyframeLater);
-    if (wait > 0) {
-      this.keyframeLater = setTimeout(() => this.#keyframe(), wait);
-      return;
-    }
-    this.lastKeyframeAt = performance.now();
-    this.#send({ type: "session.keyframe" });
   }
 
   async #fallBack(message) {
@@ -381,7 +352,8 @@ export class LongtakeStream extends EventTarget {
     this.session = new Session();
     this.session.starting();
     this.choice = { ...this.choice, prompt: this.latestPrompt, format, codec: null };
-    this.frame = this.ackedFrame = -1;
+    this.frame = -1;
+    this.reports = this.#newReports();
     this.applied = [];
     this.waiting.clear();
     this.#become("connecting");
@@ -391,7 +363,7 @@ export class LongtakeStream extends EventTarget {
   #visibility() {
     this.hidden = document.hidden;
     this.#hold();
-    this.#ack();
+    this.reports.setHidden(this.hidden);
   }
 
   #hold() {
@@ -401,7 +373,6 @@ export class LongtakeStream extends EventTarget {
   #quiet() {
     clearInterval(this.heart);
     clearTimeout(this.retry);
-    clearTimeout(this.keyframeLater);
   }
 
   #end(state, detail) {
