@@ -51,6 +51,7 @@ class RedisServer:
     binary: str
     socket: Path
     process: subprocess.Popen[bytes] | None = None
+    keeps_data: bool = False
 
     @property
     def url(self) -> str:
@@ -58,7 +59,9 @@ class RedisServer:
 
     def start(self) -> None:
         words = [self.binary, "--port", "0", "--unixsocket", str(self.socket), "--save", ""]
-        words += ["--appendonly", "no", "--loglevel", "warning", "--logfile", "/dev/null"]
+        words += ["--appendonly", "yes" if self.keeps_data else "no", "--appendfsync", "always"]
+        words += ["--dir", str(self.socket.parent), "--loglevel", "warning"]
+        words += ["--logfile", "/dev/null"]
         # Also when this run is killed, nothing of it stays behind.
         self.process = subprocess.Popen(words, start_new_session=True, preexec_fn=die_with_parent)
         deadline = time.monotonic() + 20
@@ -71,6 +74,12 @@ class RedisServer:
                 assert self.process.poll() is None, "redis-server ended at once"
                 assert time.monotonic() < deadline, "redis-server did not answer in 20 s"
                 time.sleep(0.01)
+
+    def keep_data(self) -> None:
+        """Start again with an append-only file, so that a kill loses nothing."""
+        self.kill()
+        self.keeps_data = True
+        self.start()
 
     def flush(self) -> None:
         with redis.Redis(unix_socket_path=str(self.socket)) as client:

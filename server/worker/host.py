@@ -14,7 +14,7 @@ from server.catalogue import ModelCard
 from server.fabric import workers
 from server.fabric.claim import Claim, Dead, Dropped, claim
 from server.fabric.connection import FabricError
-from server.fabric.queue import Ticket, WorkQueue
+from server.fabric.queue import TAKEOVER_MS, Ticket, WorkQueue
 from server.fabric.record import read_record
 from server.fabric.streams import send_notice
 from server.tasks import end_tasks
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 """How long the host waits before it looks for room again."""
 TAKE_BLOCK_MS = 500
-TAKEOVER_EVERY_S = 2.0
+TAKEOVER_EVERY_S = 1.0
 
 JobRunner = Callable[[Claim], Awaitable[None]]
 """Runs one claimed job: renews, works, finishes or releases. Cancelled when the worker drains,
@@ -40,11 +40,14 @@ class HostSettings:
         worker_id: Its consumer name and metrics label.
         device: Shown in the snapshot, e.g. ``cpu (bfloat16)``.
         max_jobs: Jobs run at the same time.
+        takeover_ms: Silence of another worker after which its tickets are taken over; above
+            ``RENEW_S`` with room to spare.
     """
 
     worker_id: str
     device: str
     max_jobs: int = 2
+    takeover_ms: int = TAKEOVER_MS
 
 
 class WorkerHost:
@@ -113,7 +116,8 @@ class WorkerHost:
                 ticket = None
                 if loop.time() >= look_over_at:
                     look_over_at = loop.time() + TAKEOVER_EVERY_S
-                    ticket = next(iter(await queue.take_over(worker_id)), None)
+                    silent_ms = self._settings.takeover_ms
+                    ticket = next(iter(await queue.take_over(worker_id, silent_ms)), None)
                 ticket = ticket or await queue.take(worker_id, TAKE_BLOCK_MS)
                 if ticket is not None:
                     await serve(ticket)

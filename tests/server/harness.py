@@ -56,6 +56,7 @@ async def worker(
     name: str = "w1",
     grace_s: float = 30.0,
     run_job: Callable[[EngineBridge], JobRunner] | None = None,
+    takeover_ms: int = 10_000,
 ) -> AsyncIterator[WorkerHost]:
     """Run a worker host around ``engine`` until the block ends."""
     redis = Connection(redis_url, retries=3)
@@ -63,7 +64,7 @@ async def worker(
     bridge = EngineBridge(lambda sink: EngineThread(engine, sink))
     parts = LiveParts(redis, bridge, executor, WorkerStats(), grace_s)
     job = run_job(bridge) if run_job else None
-    host = WorkerHost(HostSettings(name, "cpu (fake)"), CARD, parts, job)
+    host = WorkerHost(HostSettings(name, "cpu (fake)", takeover_ms=takeover_ms), CARD, parts, job)
     running = asyncio.create_task(host.run())
     try:
         yield host
