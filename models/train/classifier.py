@@ -1,6 +1,6 @@
 """A small video classifier of the world's attributes: what the evaluator sees with.
 
-It looks at two seconds (every second of 32 frames) and says for each of the seven
+It looks at two seconds (every fourth of 32 frames, at half the size) and says for each of the seven
 attributes which value it sees. Trained on renders only, made robust to what generated
 clips suffer from: blur, noise, colour shift, blending with the neighbour frame, and the
 first half second of a dissolve. Knows nothing of prompts or of how clips were made.
@@ -32,11 +32,14 @@ from models.train.world_scene import (
 EXCERPT_FRAMES = 32
 """Frames of an excerpt: two seconds."""
 
-STRIDE = 2
+STRIDE = 4
+"""Frames from one that it looks at to the next."""
+
 FEATURES = 256
+_WIDTH = 192
 CLASSIFIER_FILE = Path(__file__).parents[1] / "weights" / "attributes" / "classifier.safetensors"
 
-_SIZE = (96, 160)  # rows, columns it was trained on
+_SIZE = (48, 80)  # rows and columns that it looks at
 _WORLD_S = 600
 _DISSOLVE_SHARE = 0.125
 _UNSEEN_SEED = 777_000
@@ -68,33 +71,35 @@ class _Stage(nn.Module):
 
 
 class AttributeClassifier(nn.Module):
-    """Convolutions over space and time, pooled, with one linear head per attribute."""
+    """Convolutions over space and time; every attribute looks where it wants to, then decides."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.Sequential(
-            _Stage(3, 32, 7, 4, 1),
+            _Stage(3, 32, 5, 2, 1),
             _Stage(32, 64, 3, 2, 1),
             _Stage(64, 128, 3, 2, 2),
-            _Stage(128, 192, 3, 2, 2),
+            _Stage(128, _WIDTH, 3, 1, 2),
         )
-        self.project = nn.Sequential(nn.Linear(2 * 192, FEATURES), nn.SiLU())
+        self.look = nn.Linear(_WIDTH, len(NAMES))
+        self.project = nn.Sequential(nn.Linear((len(NAMES) + 2) * _WIDTH, FEATURES), nn.SiLU())
         self.heads = nn.ModuleDict(
             {f"{name}_head": nn.Linear(FEATURES, len(ATTRIBUTES[name])) for name in NAMES}
         )
 
     def features(self, excerpt: Tensor) -> Tensor:
-        """Return ``[B, FEATURES]`` of excerpts ``[B, 16, 3, 96, 160]`` in [-1, 1]."""
-        x = self.stages(excerpt)
-        pooled = torch.cat([x.mean((1, 3, 4)), x.amax((1, 3, 4))], dim=1)
-        return self.project(pooled)
+        """Return ``[B, FEATURES]`` of excerpts ``[B, 8, 3, 48, 80]`` in [-1, 1]."""
+        spots = self.stages(excerpt).transpose(2, 4).flatten(1, 3)  # [B, T * w * h, c]
+        seen = self.look(spots).softmax(1).transpose(1, 2) @ spots  # [B, attributes, c]
+        whole = torch.cat([seen.flatten(1), spots.mean(1), spots.amax(1)], dim=1)
+        return self.project(whole)
 
     def logits(self, features: Tensor) -> dict[str, Tensor]:
         """Return for each attribute ``[B, values]``."""
         return {name: self.heads[f"{name}_head"](features) for name in NAMES}
 
     def forward(self, excerpt: Tensor) -> dict[str, Tensor]:
-        """Return logits of excerpts ``[B, 16, 3, 96, 160]`` in [-1, 1]."""
+        """Return logits of excerpts ``[B, 8, 3, 48, 80]`` in [-1, 1]."""
         return self.logits(self.features(excerpt))
 
 
@@ -139,12 +144,7 @@ def classify(
     device = next(model.parameters()).device
     parts = []
     for begin in range(0, len(flat), at_once):
-        part = flat[begin : begin + at_once].to(device, torch.float32)
-        if part.shape[-2:] != _SIZE:
-            scaled = functional.interpolate(
-                part.flatten(0, 1), _SIZE, mode="bilinear", antialias=True, align_corners=False
-            )
-            part = scaled.unflatten(0, part.shape[:2])
+        part = shrink(flat[begin : begin + at_once].to(device, torch.float32))
         parts.append(model.features(part))
     features = torch.cat(parts)
     shape = (len(clips), len(starts), -1)
@@ -153,6 +153,19 @@ def classify(
         for name, logit in model.logits(features).items()
     }
     return Verdict(probability, features.view(shape).mean(1).cpu().numpy())
+
+
+def shrink(frames: Tensor) -> Tensor:
+    """Scale ``[B, T, 3, H, W]`` to the size the classifier looks at."""
+    flat = frames.flatten(0, 1)
+    height, width = flat.shape[-2:]
+    if (height, width) == (2 * _SIZE[0], 2 * _SIZE[1]):
+        flat = functional.avg_pool2d(flat, 2)
+    elif (height, width) != _SIZE:
+        flat = functional.interpolate(
+            flat, _SIZE, mode="bilinear", antialias=True, align_corners=False
+        )
+    return flat.unflatten(0, frames.shape[:2])
 
 
 def load_classifier(
@@ -188,7 +201,7 @@ def draw_excerpts(
     classifier has to know what the network is asked for.
 
     Returns:
-        ``[count, 16, 3, 96, 160]`` in [-1, 1] and the codes ``[count]`` of each attribute.
+        ``[count, 8, 3, 48, 80]`` in [-1, 1] and the codes ``[count]`` of each attribute.
     """
     generator = np.random.default_rng(seed)
     scenes = draw_scenes(generator, count, "any")
@@ -201,12 +214,12 @@ def draw_excerpts(
         new, begin = scenes.rows(slice(0, turning)), start[:turning]
         old = change_some(generator, new, "any")
         meets = begin - generator.integers(4, 14, turning)
-        pixels[:turning] = render_switch(
-            old, anchored(old, new, meets / FPS), meets, begin, frames, step=STRIDE, device=device
+        turned = anchored(old, new, meets / FPS)
+        pixels[:turning] = shrink(
+            render_switch(old, turned, meets, begin, frames, step=STRIDE, device=device)
         )
-    pixels[turning:] = render(
-        scenes.rows(slice(turning, count)), start[turning:], frames, step=STRIDE, device=device
-    )
+    rest = scenes.rows(slice(turning, count))
+    pixels[turning:] = shrink(render(rest, start[turning:], frames, step=STRIDE, device=device))
     labels = {
         name: torch.from_numpy(scenes.column(name).copy()).to(device, non_blocking=True)
         for name in NAMES
@@ -219,30 +232,65 @@ def wear(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         pixels: ``[B, T, 3, H, W]`` in [-1, 1].
-        generator: On the device of ``pixels``.
+        generator: A CPU generator.
     """
-    rows, _, _, height, width = pixels.shape
+    rows, frames, _, height, width = pixels.shape
     device = pixels.device
 
-    def draw(low: float, high: float) -> Tensor:
-        return torch.rand(rows, 1, 1, 1, 1, device=device, generator=generator) * (high - low) + low
+    def draw(low: float, high: float, channels: int = 1) -> Tensor:
+        values = torch.rand(rows, 1, channels, 1, 1, generator=generator) * (high - low) + low
+        return values.to(device, non_blocking=True)
 
-    # Blur: mixed with a copy of a third to three quarters of the size.
-    factor = float(torch.rand(1, generator=torch.Generator().manual_seed(generator.initial_seed())))
-    small = (round(height / (1.3 + 1.9 * factor)), round(width / (1.3 + 1.9 * factor)))
-    flat = pixels.flatten(0, 1)
-    coarse = functional.interpolate(
-        flat, small, mode="bilinear", antialias=True, align_corners=False
-    )
+    # Blur: half of the rows are mixed with a copy of half the size.
+    half = rows // 2
+    coarse = functional.avg_pool2d(pixels[:half].flatten(0, 1), 2)
     coarse = functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-    pixels = torch.lerp(pixels, coarse.view_as(pixels), draw(-0.6, 1.2).clamp(0, 1))
+    blurred = torch.lerp(pixels[:half], coarse.unflatten(0, (half, frames)), draw(0, 1)[:half])
+    pixels = torch.cat([blurred, pixels[half:]])
     # Ghosts of the frame before.
     ghost = torch.cat([pixels[:, :1], pixels[:, :-1]], dim=1)
     pixels = torch.lerp(pixels, ghost, draw(-0.3, 0.35).clamp(min=0))
-    tint = torch.rand(rows, 1, 3, 1, 1, device=device, generator=generator) * 0.10 - 0.05
-    pixels = pixels * draw(0.90, 1.08) + tint + draw(-0.06, 0.06)
-    noise = torch.randn(pixels.shape, device=device, generator=generator, dtype=pixels.dtype)
-    return (pixels + noise * draw(-0.04, 0.07).clamp(min=0)).clamp(-1, 1)
+    pixels = pixels * draw(0.90, 1.08) + (draw(-0.05, 0.05, 3) + draw(-0.06, 0.06))
+    # One field of noise serves all rows, each from another frame of it.
+    field = torch.randn(frames, 3, height, width, generator=generator).to(device)
+    turn = torch.arange(frames) + torch.randint(frames, (rows, 1), generator=generator)
+    noise = field[(turn % frames).to(device)]
+    return torch.addcmul(pixels, noise, draw(-0.04, 0.07).clamp(min=0)).clamp(-1, 1)
+
+
+class _Footage:
+    """Deals batches of excerpts; a block of renders is dealt a few times in other orders.
+
+    What a step gets is a function of the seed and the step, so training resumes exactly.
+    """
+
+    def __init__(
+        self, seed: int, batch: int, device: torch.device, *, block: int, reuse: int
+    ) -> None:
+        self._seed, self._batch, self._device = seed, batch, device
+        self._size, self._reuse = block, reuse
+        self._block = -1
+        self._pixels = torch.empty(0)
+        self._labels: dict[str, Tensor] = {}
+
+    def batch(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return pixels and labels of a step."""
+        block, within = divmod(step, self._size * self._reuse)
+        if block != self._block:
+            parts = [
+                draw_excerpts((self._seed, block, part), self._batch, self._device)
+                for part in range(self._size)
+            ]
+            self._pixels = torch.cat([(pixels * 127).to(torch.int8) for pixels, _ in parts])
+            self._labels = {name: torch.cat([own[name] for _, own in parts]) for name in NAMES}
+            self._block = block
+        turn, number = divmod(within, self._size)
+        order = np.random.default_rng((self._seed, block, self._size, turn)).permutation(
+            len(self._pixels)
+        )
+        chosen = torch.from_numpy(order[number * self._batch :][: self._batch]).to(self._device)
+        pixels = self._pixels[chosen].float().div_(127)
+        return pixels, {name: values[chosen] for name, values in self._labels.items()}
 
 
 @torch.no_grad()
@@ -264,6 +312,8 @@ def train_classifier(
     device: torch.device,
     *,
     batch: int = 128,
+    block: int = 8,
+    reuse: int = 2,
     seed: int = 1,
     peak: float = 2.5e-3,
     report_every: int = 50,
@@ -278,6 +328,8 @@ def train_classifier(
         out: safetensors file, float16.
         device: Where to train; bf16 autocast.
         batch: Excerpts a step.
+        block: Batches rendered at a time.
+        reuse: How often a render is used, each time worn in another way.
         seed: Of data and weights.
         peak: Peak learning rate.
         report_every: Steps between lines of the log.
@@ -302,10 +354,11 @@ def train_classifier(
             "average": average.state_dict(),
         }
 
-    worn = torch.Generator(device)
+    worn = torch.Generator()
+    footage = _Footage(seed, batch, device, block=block, reuse=reuse)
     for tick in stage.ticks(payload):
         worn.manual_seed(seed * 1_000_003 + tick.step)
-        pixels, labels = draw_excerpts((seed, tick.step), batch, device)
+        pixels, labels = footage.batch(tick.step)
         with torch.autocast(device.type, torch.bfloat16):
             logits = model(wear(pixels, worn))
             losses = [
