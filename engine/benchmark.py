@@ -78,7 +78,7 @@ def chunk_flops(model: LoadedModel, case: Case, attended_frames: int) -> float:
 @torch.inference_mode()
 def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
     """Measure the floating-point operations a second of a large product of random matrices."""
-    size, repeats = (8192, 20) if device.type == "cuda" else (1024, 8)
+    size, repeats = (8192, 20) if device.type == "cuda" else (768, 4)
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)
     for _ in range(3):
