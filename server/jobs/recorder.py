@@ -1,7 +1,8 @@
 """Chunks of pictures in, segments of a job's folder out.
 
-A segment is about three seconds of whole chunks, begins with a keyframe and is written
-when it is full. Frames before the start (already committed by an earlier claim) and
+A segment is about three seconds of whole chunks and is written when it is full. Each has an
+encoder of its own, so its bytes depend on its pictures alone: a job that was taken over
+gives the same file as one that was not. Frames before the start (already committed by an earlier claim) and
 after the end are left out. Synchronous; runs in an executor. Knows no Redis, no engine.
 """
 
@@ -46,7 +47,7 @@ class Recorder:
 
     def __post_init__(self) -> None:
         job = self.request
-        self._encoder = self.make_encoder("h264", job.width, job.height, job.fps)
+        self._encoder = self._open()
         self._timescale, self._ticks = timing(job.fps)
         self.init = self.folder.put_init(
             init_segment(self._encoder.config, job.width, job.height, self._timescale)
@@ -77,6 +78,8 @@ class Recorder:
         segment = self.folder.put_segment(
             self.init, self.start, self._pending_frames, self.epoch, data
         )
+        self._encoder.close()
+        self._encoder = self._open()
         self.start += self._pending_frames
         self._pending, self._pending_frames = [], 0
         return segment
@@ -91,6 +94,10 @@ class Recorder:
     def close(self) -> None:
         """Release the encoder."""
         self._encoder.close()
+
+    def _open(self) -> ChunkEncoder:
+        job = self.request
+        return self.make_encoder("h264", job.width, job.height, job.fps)
 
     def _make_thumbnail(self, frames: NDArray[np.uint8]) -> None:
         job = self.request

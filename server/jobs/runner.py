@@ -174,6 +174,9 @@ class _Run:
         except JobFailed as failure:
             await store.fail(self._claim, failure.error)
         except OSError as error:
+            if not await store.is_wanted(self._claim):
+                # Deleted together with its folder, while a file was being written.
+                return
             log.exception("job %s: files cannot be written", self.job_id)
             reason = error.strerror or type(error).__name__
             message = f"The worker could not write the video's files: {reason}."
@@ -242,6 +245,9 @@ class _Run:
         except asyncio.CancelledError:
             # A thread cannot be stopped; what comes next must not meet it still working.
             await asyncio.wait({future})
+            if not future.cancelled():
+                # Read, so that asyncio does not report it; the cancellation is what counts.
+                future.exception()
             raise
 
 

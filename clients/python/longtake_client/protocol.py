@@ -214,14 +214,14 @@ class Decoder:
         try:
             message = json.loads(raw)
             kind = message["type"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ProtocolError(f"not a message: {raw[:80]!r}") from error
         if kind == "video.chunk_metadata":
             self._metadata = message
             return None
         try:
             return _typed(kind, message)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProtocolError(f"{kind} without a usable {error}") from error
 
     def binary(self, data: bytes) -> Chunk:
@@ -235,10 +235,10 @@ class Decoder:
             raise ProtocolError(f"{len(data)} binary bytes without metadata before them")
         try:
             chunk = _chunk(message, data)
-        except (KeyError, TypeError) as error:
+            told = sum(unit.size for unit in chunk.units) if chunk.units else message["bytes"]
+        except (KeyError, TypeError, AttributeError) as error:
             raise ProtocolError(f"video.chunk_metadata without a usable {error}") from error
-        told = message.get("bytes", len(data))
-        if told != len(data) or (chunk.units and sum(u.size for u in chunk.units) != len(data)):
+        if told != len(data):
             raise ProtocolError(f"chunk {chunk.index} has {len(data)} bytes; {told} were told")
         return chunk
 

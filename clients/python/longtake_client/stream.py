@@ -148,7 +148,9 @@ class Stream:
     ) -> None:
         """Stop the stream, so that the server frees it at once, and close the connection."""
         assert self._reader is not None
-        self._stopping = True
+        async with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
         with contextlib.suppress(WebSocketException, OSError, ConnectionLost):
             if not self._over and self._socket is not None:
                 await self._socket.send(protocol.encode("session.stop"))
@@ -255,7 +257,9 @@ class Stream:
 
     async def stop(self) -> None:
         """End the stream; what is on its way can still be iterated."""
-        self._stopping = True
+        async with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
         await self._send("session.stop")
 
     async def _send(self, kind: str, **fields: Any) -> None:
@@ -294,6 +298,7 @@ class Stream:
                     max_size=None,
                     compression=None,
                     open_timeout=10,
+                    close_timeout=1,
                 ) as socket:
                     try:
                         await socket.send(self._opening())
@@ -392,7 +397,11 @@ class Stream:
             # Reading stops for a slow reader, but never while somebody waits for a receipt that
             # can only be read behind these chunks.
             await self._changed.wait_for(
-                lambda: len(self._chunks) < self._options.buffer_chunks or bool(self._changes)
+                lambda: (
+                    len(self._chunks) < self._options.buffer_chunks
+                    or bool(self._changes)
+                    or self._stopping
+                )
             )
 
     def _resolve(self, event_id: str, applied: Applied | None = None) -> None:

@@ -127,8 +127,14 @@ async def test_a_takeover_goes_on_behind_the_last_committed_segment(
     done = await store.get(job.id)
     assert done is not None
     assert done.status == "completed"
-    assert shows_each_frame_once(tmp_path / "jobs" / job.id / "video.mp4", 150)
+    taken_over = tmp_path / "jobs" / job.id / "video.mp4"
+    assert shows_each_frame_once(taken_over, 150)
     assert not engine.sessions
+    # Nobody can tell from the file that a worker died on the way.
+    other = await make(store, request(num_frames=150))
+    await JobRunner(parts)(await take(fabric, "w2"))
+    undisturbed = tmp_path / "jobs" / other.id / "video.mp4"
+    assert taken_over.read_bytes() == undisturbed.read_bytes()
 
 
 async def test_a_worker_killed_between_the_last_segment_and_the_end_only_closes_the_file(
