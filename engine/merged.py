@@ -1,0 +1,204 @@
+"""The clean pass of a chunk inside the first pass of the next one.
+
+A chunk's clean pass writes the keys that the next chunk attends to. Both can go through the
+network together: in every layer the clean frames write their keys and attend as they would have
+alone, then the noisy frames write theirs and attend to everything, the clean frames' keys
+included. The numbers are those of two passes, up to the rounding of larger products; what is
+saved is a pass's overhead, and a chunk's frames leave one pass earlier.
+
+Until the next chunk comes the clean pass is owed. It is made by itself where the next chunk has
+another prompt, where streams of a batch do not owe it together, and where a stream is forked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.batch import ChunkBatch, Draw
+from engine.denoise import Network, Trace, denoise
+from engine.generator import Generator
+from engine.stream import Stream
+from models.kv import KVView, QKNorm
+from models.paged_kv import RowPages
+from models.sampler import Schedule
+from models.transformer import PromptKV
+
+__all__ = ["MergedKV", "MergingGenerator", "MergingNetwork", "Owed"]
+
+
+class MergedKV:
+    """A pass over tokens of two chunks, each with its own view (a ``KVView``).
+
+    Args:
+        clean: of the first tokens; writes and attends first.
+        noisy: of the others.
+        clean_tokens: tokens that belong to ``clean``.
+    """
+
+    def __init__(self, clean: KVView, noisy: KVView, clean_tokens: int) -> None:
+        self._clean, self._noisy, self._tokens = clean, noisy, clean_tokens
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, norm: QKNorm) -> Tensor:
+        """See ``KVView.attend``."""
+        n = self._tokens
+        clean = self._clean.attend(layer, q[:, :n], k[:, :n], v[:, :n], norm)
+        noisy = self._noisy.attend(layer, q[:, n:], k[:, n:], v[:, n:], norm)
+        return torch.cat((clean, noisy), dim=1)
+
+
+class MergingNetwork:
+    """A network whose first call also makes an owed clean pass.
+
+    Args:
+        network: the transformer.
+        owed: clean latents ``[B, F, C, H, W]``.
+        timestep: of the clean pass.
+        view: their view.
+        tokens: theirs.
+    """
+
+    def __init__(
+        self, network: Network, owed: Tensor, timestep: float | Tensor, view: KVView, tokens: int
+    ) -> None:
+        self._network, self._view, self._tokens = network, view, tokens
+        self._owed: Tensor | None = owed
+        self._timestep = timestep
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, prompt: PromptKV, kv: KVView) -> Tensor:
+        """See ``Network``."""
+        owed, self._owed = self._owed, None
+        if owed is None:
+            return self._network(latents, timesteps, prompt, kv)
+        if isinstance(self._timestep, Tensor):
+            clean = self._timestep.to(timesteps.dtype).expand(owed.shape[:2])
+        else:
+            clean = torch.full_like(timesteps[:, :1], self._timestep).expand(owed.shape[:2])
+        flow = self._network(
+            torch.cat((owed.to(latents.dtype), latents), dim=1),
+            torch.cat((clean, timesteps), dim=1),
+            prompt,
+            MergedKV(self._view, kv, self._tokens),
+        )
+        return flow[:, owed.shape[1] :]
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A clean pass that has not been made.
+
+    Attributes:
+        latents: clean, ``[1, F, C, H, W]``.
+        prompt: of the pass.
+        row: pages of the pass.
+    """
+
+    latents: Tensor
+    prompt: PromptKV
+    row: RowPages
+
+
+class MergingGenerator(Generator):
+    """A ``Generator`` that makes every clean pass together with the next chunk's first one.
+
+    Takes what ``Generator`` takes.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._owed: dict[int, Owed] = {}
+
+    @torch.inference_mode()
+    def chunk(
+        self,
+        streams: Sequence[Stream],
+        frames: int,
+        prompts: Sequence[PromptKV],
+        prompt_changed: Sequence[bool],
+        schedule: Schedule,
+        draw: Draw,
+        last: bool = False,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """See ``Generator.chunk``."""
+        if not self.keeps_cache:
+            return super().chunk(
+                streams, frames, prompts, prompt_changed, schedule, draw, last, trace
+            )
+        owed = [self._owed.pop(id(stream), None) for stream in streams]
+        together = [
+            debt
+            for debt, prompt, changed in zip(owed, prompts, prompt_changed, strict=True)
+            if debt is not None and debt.prompt is prompt and not changed
+        ]
+        shapes = {debt.latents.shape for debt in together}
+        if len(together) < len(streams) or len(shapes) > 1:
+            for stream, debt in zip(streams, owed, strict=True):
+                if debt is not None:
+                    self._pay(stream, debt)
+            together = []
+        for stream, prompt, changed in zip(streams, prompts, prompt_changed, strict=True):
+            self.recache(stream, prompt, changed)
+        for stream in streams:
+            stream.table.append(frames)
+        rows = [stream.table.row(frames) for stream in streams]
+        latents = self._denoise(streams[0], rows, together, prompts, schedule, draw, trace)
+        for row, stream in enumerate(streams):
+            stream.extend(latents[row : row + 1])
+            if not last:
+                self._owed[id(stream)] = Owed(latents[row : row + 1], prompts[row], rows[row])
+        return latents
+
+    def settle(self, stream: Stream) -> None:
+        """Make the clean pass that ``stream`` is owed, if any."""
+        debt = self._owed.pop(id(stream), None)
+        if debt is not None:
+            self._pay(stream, debt)
+
+    def fork(self, stream: Stream) -> Stream:
+        """See ``Generator.fork``."""
+        self.settle(stream)
+        return super().fork(stream)
+
+    def close(self, stream: Stream) -> None:
+        """See ``Generator.close``."""
+        self._owed.pop(id(stream), None)
+        super().close(stream)
+
+    @torch.inference_mode()
+    def _pay(self, stream: Stream, debt: Owed) -> None:
+        self._clean_pass([stream], debt.latents, [debt.row], debt.prompt)
+
+    def _denoise(
+        self,
+        first: Stream,
+        rows: Sequence[RowPages],
+        owed: Sequence[Owed],
+        prompts: Sequence[PromptKV],
+        schedule: Schedule,
+        draw: Draw,
+        trace: Trace | None,
+    ) -> Tensor:
+        network = self._network
+        if owed:
+            latents = torch.cat([debt.latents for debt in owed])
+            grid = self._config.grid(*first.latent_hw)
+            network = MergingNetwork(
+                self._network,
+                latents,
+                self.policy.context_timestep,
+                self._view(first, [debt.row for debt in owed]),
+                latents.shape[1] * grid[0] * grid[1],
+            )
+        batch = ChunkBatch(
+            kv=self._view(first, rows),
+            prompt=PromptKV.stack(prompts),
+            schedule=schedule,
+            draw=draw,
+            context_timestep=None,
+        )
+        return denoise(network, batch, trace)
