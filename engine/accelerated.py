@@ -7,6 +7,7 @@ from functools import partial
 
 from engine.cuda_graph import CapturedDenoiser
 from engine.generator import Generator
+from engine.merged import MergingGenerator
 from kernels.backend import Kernels
 from models.interface import LoadedModel
 from models.paged_kv import KVPool, PagedKV
@@ -20,6 +21,7 @@ def generator_factory(
     batch_sizes: Sequence[int] = (1, 2, 4),
     max_steps: int = 4,
     capture: bool = True,
+    merge_clean_pass: bool = False,
 ) -> Callable[[LoadedModel, KVPool], Generator]:
     """Return what ``Engine`` calls to build its generator.
 
@@ -28,6 +30,7 @@ def generator_factory(
         batch_sizes: sizes to which batches are padded.
         max_steps: most denoising steps of a chunk.
         capture: replay CUDA graphs; without it, or on a CPU, chunks run eagerly.
+        merge_clean_pass: make it in the next chunk's first pass, see ``engine/merged.py``.
     """
 
     def build(model: LoadedModel, pool: KVPool) -> Generator:
@@ -44,6 +47,7 @@ def generator_factory(
                 capture=capture,
             )
         view = partial(PagedKV, kernels=kernels)
-        return Generator(model.transformer, entry.transformer, entry.cache, pool, view, denoiser)
+        kind = MergingGenerator if merge_clean_pass else Generator
+        return kind(model.transformer, entry.transformer, entry.cache, pool, view, denoiser)
 
     return build

@@ -6,12 +6,13 @@ it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from models.kv import KVView
+from models.paged_kv import RowPages
 from models.sampler import Schedule
 from models.transformer import PromptKV
 
@@ -29,6 +30,21 @@ class DeviceSchedule:
     timesteps: tuple[Tensor, ...]
     sigmas: tuple[Tensor, ...]
     fresh_noise: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OwedPass:
+    """A clean pass of the chunk before, to be made with this chunk's first pass.
+
+    Attributes:
+        rows: pages of each row of that chunk.
+        latents: its clean latents ``[B, F, C, H, W]``.
+        timestep: of the pass.
+    """
+
+    rows: Sequence[RowPages]
+    latents: Tensor
+    timestep: float
 
 
 Draw = Callable[[int], Tensor]

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--decoder", default="none,taehv,wan-vae", help="none, and names of codecs")
     add("--kernels", default="auto", help="auto, torch, sdpa, cudnn, flash or triton")
     add("--linear", choices=("plain", "fp8"), default="plain")
+    add("--merge-clean-pass", action="store_true", help="in the next chunk's first pass")
     add("--mode", default="eager,captured", help="captured needs a CUDA device")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=("auto", *DTYPES), default="auto")
@@ -156,6 +157,7 @@ def _cases(
                 steps,
                 batch=batch,
                 captured=mode,
+                merged=options.merge_clean_pass,
                 growing=options.growing,
                 chunks=options.chunks,
             ),

@@ -45,6 +45,7 @@ class Case:
         steps: denoising passes of a chunk; the clean pass comes on top.
         batch: streams in one forward pass.
         captured: replay CUDA graphs.
+        merged: make the clean pass in the next chunk's first pass.
         growing: measure whole clips from the first chunk until the window is full, instead of
             chunks with a full window.
         chunks: chunks timed (of all clips together when ``growing``).
@@ -57,6 +58,7 @@ class Case:
     steps: int
     batch: int = 1
     captured: bool = True
+    merged: bool = False
     growing: bool = False
     chunks: int = 30
 
@@ -137,6 +139,7 @@ def run_case(
         "window": "growing from empty" if case.growing else "full",
         "steps": case.steps,
         "batch": case.batch,
+        "clean_pass": "merged" if case.merged else "separate",
         "captured": case.captured and model.device.type == "cuda",
         "decoder": "none" if codec is None else type(codec).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -181,7 +184,11 @@ class _Bench:
             model.device,
         )  # fmt: skip
         self.generator = generator_factory(
-            kernels, batch_sizes=(case.batch,), max_steps=case.steps, capture=case.captured
+            kernels,
+            batch_sizes=(case.batch,),
+            max_steps=case.steps,
+            capture=case.captured,
+            merge_clean_pass=case.merged,
         )(model, pool)
         self.frames = model.entry.cache.chunk_frames
         self.frames_per_chunk = model.codec.frames_for(self.frames, False)

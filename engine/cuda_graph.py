@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.batch import ChunkBatch, DeviceSchedule, Draw
+from engine.batch import ChunkBatch, DeviceSchedule, Draw, OwedPass
 from engine.denoise import Network, denoise
+from engine.merged import MergingNetwork
 from kernels.backend import Kernels
 from kernels.paged import PageRun
 from models.config import TransformerConfig
@@ -48,6 +49,7 @@ class Bucket:
         latent_hw: their height and width.
         clean: whether the clean pass follows.
         fresh_noise: whether every step draws its noise anew.
+        merged: whether the first pass makes an owed clean pass.
         contiguous: whether every row's pages lie in one stretch of the pool.
         runs: the pages themselves, where the attention must know them; else empty.
     """
@@ -58,6 +60,7 @@ class Bucket:
     latent_hw: tuple[int, int]
     clean: bool
     fresh_noise: bool
+    merged: bool
     contiguous: bool
     runs: Runs = ()
 
@@ -94,9 +97,11 @@ class _Buffers:
         steps: int,
         shape: tuple[int, ...],
         pages: PlanBuffers,
+        owed_pages: PlanBuffers,
         device: torch.device,
     ) -> None:
-        self.pages = pages
+        self.pages, self.owed_pages = pages, owed_pages
+        self.owed = torch.zeros(rows, *shape, device=device)
         self.noise = torch.zeros(steps, rows, *shape, device=device)
         self.clean = torch.zeros(rows, *shape, device=device)
         # Timesteps of the steps, sigmas of the steps, timestep of the clean pass.
@@ -183,6 +188,7 @@ class CapturedDenoiser:
         schedule: Schedule,
         draw: Draw,
         context_timestep: float | None,
+        owed: OwedPass | None = None,
     ) -> Tensor:
         """Denoise one chunk for every row; see ``engine.denoise.denoise``.
 
@@ -193,6 +199,7 @@ class CapturedDenoiser:
             schedule: steps of the sampler.
             draw: noise by step for all rows ``[B, F, C, H, W]``, on any device.
             context_timestep: of the clean pass; None leaves it out.
+            owed: the clean pass of the chunk before, of as many frames; only without one here.
 
         Returns:
             Clean latents ``[B, F, C, H, W]`` float32. The tensor is the caller's own.
@@ -202,12 +209,21 @@ class CapturedDenoiser:
         size = choose_size(len(rows), self.sizes)
         buffers = self._buffers_for(size, frames, latent_hw)
         buffers.pages.load(rows)
-        buffers.load_levels(schedule, context_timestep)
+        assert owed is None or context_timestep is None, "a clean pass is owed or made"
+        if owed is not None:
+            assert owed.latents.shape[:2] == (len(rows), frames), "as many rows and frames"
+            buffers.owed_pages.load(owed.rows)
+            buffers.owed[: len(rows)].copy_(owed.latents)
+        buffers.load_levels(schedule, context_timestep if owed is None else owed.timestep)
         for step in range(len(schedule)):
             noise = buffers.noise[step, : len(rows)]
             noise.copy_(_pinned(draw(step), noise), non_blocking=True)
         self._load_prompts(prompts)
         runs = buffers.pages.runs
+        contiguous = buffers.pages.contiguous
+        if owed is not None:
+            runs += buffers.owed_pages.runs
+            contiguous = contiguous and buffers.owed_pages.contiguous
         bucket = Bucket(
             rows=size,
             steps=len(schedule),
@@ -215,7 +231,8 @@ class CapturedDenoiser:
             latent_hw=latent_hw,
             clean=context_timestep is not None,
             fresh_noise=schedule.fresh_noise,
-            contiguous=buffers.pages.contiguous,
+            merged=owed is not None,
+            contiguous=contiguous,
             runs=() if self._kernels.capturable else runs,
         )
         self._run(bucket, buffers)
@@ -280,8 +297,18 @@ class CapturedDenoiser:
 
     def _loop(self, bucket: Bucket, buffers: _Buffers) -> None:
         assert self._prompt is not None, "prompts are loaded before the loop"
+        network = self._network
+        if bucket.merged:
+            rows, columns = self._config.grid(*bucket.latent_hw)
+            network = MergingNetwork(
+                self._network,
+                buffers.owed,
+                buffers.context_timestep,
+                PlannedKV(self._pool, buffers.owed_pages.plan(), self._kernels),
+                bucket.frames * rows * columns,
+            )
         latents = denoise(
-            self._network,
+            network,
             ChunkBatch(
                 kv=PlannedKV(self._pool, buffers.pages.plan(), self._kernels),
                 prompt=self._prompt.rows(slice(0, bucket.rows)),
@@ -296,18 +323,21 @@ class CapturedDenoiser:
         key = (size, frames, latent_hw)
         found = self._buffers.get(key)
         if found is None:
-            pages = PlanBuffers(
-                size,
-                frames,
-                self._window,
-                self._config.grid(*latent_hw),
-                self._config.head_dim,
-                self._policy.rope,
-                self._device,
-                self._policy.past_weight,
+            pages, owed_pages = (
+                PlanBuffers(
+                    size,
+                    frames,
+                    self._window,
+                    self._config.grid(*latent_hw),
+                    self._config.head_dim,
+                    self._policy.rope,
+                    self._device,
+                    self._policy.past_weight,
+                )
+                for _ in range(2)
             )
             shape = (frames, self._config.out_channels, *latent_hw)
-            found = _Buffers(size, self._max_steps, shape, pages, self._device)
+            found = _Buffers(size, self._max_steps, shape, pages, owed_pages, self._device)
             self._buffers[key] = found
         return found
 

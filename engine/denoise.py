@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.batch import ChunkBatch, Draw
+from engine.batch import ChunkBatch, Draw, OwedPass
 from models.kv import KVView
 from models.paged_kv import RowPages
 from models.sampler import Schedule, implied_noise, renoise, x0_from_velocity
@@ -50,8 +50,12 @@ class ChunkDenoiser(Protocol):
         schedule: Schedule,
         draw: Draw,
         context_timestep: float | None,
+        owed: OwedPass | None = None,
     ) -> Tensor:
-        """Return clean latents ``[B, F, C, H, W]`` float32, as ``denoise`` does."""
+        """Return clean latents ``[B, F, C, H, W]`` float32, as ``denoise`` does.
+
+        A pass that is ``owed`` is made on the way (``engine/merged.py``).
+        """
         ...
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.batch import ChunkBatch, Draw
+from engine.batch import ChunkBatch, Draw, OwedPass
 from engine.denoise import Network, Trace, denoise
 from engine.generator import Generator
 from engine.stream import Stream
@@ -183,6 +183,12 @@ class MergingGenerator(Generator):
         draw: Draw,
         trace: Trace | None,
     ) -> Tensor:
+        if self._denoiser is not None and trace is None:
+            debt = None
+            if owed:
+                latents = torch.cat([one.latents for one in owed])
+                debt = OwedPass([one.row for one in owed], latents, self.policy.context_timestep)
+            return self._denoiser.chunk(rows, first.latent_hw, prompts, schedule, draw, None, debt)
         network = self._network
         if owed:
             latents = torch.cat([debt.latents for debt in owed])

@@ -359,6 +359,8 @@ def model_items(suite: Suite, rate: float | None, measured: dict[str, Any] | Non
     item("taehv_growing_21", 16, run(replace(grow, growing=True, chunks=35), fastest, taehv), 40)
     full = replace(base, name="21-frame window", window_frames=21, sink_frames=0, chunks=12)
     item("taehv_full_21", 12, run(full, fastest, taehv), 30)
+    merged = replace(base, name="12-frame window, clean pass merged", merged=True)
+    item("taehv_captured_merged", 14, run(merged, fastest, taehv), 30)
     item("two_streams_16_fps", 26, lambda: two_streams(loaded, fastest), 60)
     item("batch_2", 14, run(replace(base, batch=2, chunks=15), fastest, taehv), 30)
     item("taehv_captured_triton_default", 10,

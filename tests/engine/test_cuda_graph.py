@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.batch import ChunkBatch
+from engine.batch import ChunkBatch, OwedPass
 from engine.cuda_graph import CapturedDenoiser, choose_size
 from engine.denoise import denoise
 from engine.page_pool import PagePool
@@ -87,8 +87,17 @@ class Streams:
         )
 
     def static(
-        self, denoiser: CapturedDenoiser, which: list[int], chunk: int, schedule: Schedule
+        self,
+        denoiser: CapturedDenoiser,
+        which: list[int],
+        chunk: int,
+        schedule: Schedule,
+        owed: torch.Tensor | None = None,
+        clean: bool = True,
     ) -> torch.Tensor:
+        debt = None
+        if owed is not None:
+            debt = OwedPass([self.tables[stream].row(2) for stream in which], owed, 0.0)
         rows = []
         for stream in which:
             self.tables[stream].append(2)
@@ -99,7 +108,8 @@ class Streams:
             [self.prompts[stream] for stream in which],
             schedule,
             lambda step: self.noise(which, chunk, step),
-            0.0,
+            0.0 if clean and owed is None else None,
+            debt,
         )
 
 
@@ -129,6 +139,20 @@ def test_static_buffers_give_the_latents_of_the_plain_loop(rope: RopeMode) -> No
         torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-5)
         for stream in which:
             chunks[stream] += 1
+
+
+@pytest.mark.parametrize("rope", ["absolute", "window"])
+@torch.inference_mode()
+def test_an_owed_clean_pass_is_made_in_the_first_pass(rope: RopeMode) -> None:
+    policy = replace(POLICY, rope=rope)
+    plain = Streams(2, policy, CPU_ONLY, CONFIG)
+    static = Streams(2, policy, CPU_ONLY, CONFIG)
+    denoiser = make(static, TorchKernels())
+    schedule, owed = Sampler().schedule(2), None
+    for chunk in range(5):
+        expected = plain.plain([0, 1], chunk, schedule, TorchKernels())
+        owed = static.static(denoiser, [0, 1], chunk, schedule, owed, clean=False)
+        torch.testing.assert_close(owed, expected, atol=5e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -209,6 +233,21 @@ def test_a_replayed_chunk_equals_the_eager_one(rope: RopeMode) -> None:
     assert torch.equal(captured.pool.k[:, 1:], eager.pool.k[:, 1:])
     # (1 row, 4 steps), (2 rows, 2 steps), (4 rows, 2 steps): window and position never matter.
     assert by_graph.graphs == 3
+
+
+@gpu
+@torch.inference_mode()
+def test_a_replayed_merged_pass_equals_the_eager_one() -> None:
+    device = torch.device("cuda")
+    eager, captured = (Streams(2, POLICY, device, CONFIG) for _ in range(2))
+    kernels = gpu_kernels()
+    by_hand, by_graph = make(eager, kernels), make(captured, kernels, capture=True)
+    schedule, first, second = Sampler().schedule(2), None, None
+    for chunk in range(6):
+        first = eager.static(by_hand, [0, 1], chunk, schedule, first, clean=False)
+        second = captured.static(by_graph, [0, 1], chunk, schedule, second, clean=False)
+        assert torch.equal(first, second)
+    assert by_graph.graphs == 2
 
 
 @gpu
