@@ -114,7 +114,8 @@ def main(argv: Sequence[str]) -> int:
             name for stage in options.stages for name in (ORDER if stage == "all" else (stage,))
         )
         if "classifier" in names:
-            from models.train.classifier import CLASSIFIER_FILE, train_classifier
+            from models.train.classifier import CLASSIFIER_FILE
+            from models.train.classifier_training import train_classifier
 
             names = tuple(name for name in names if name != "classifier")
             stage_limits = StageLimits(recipe.classifier_steps, judge_s)

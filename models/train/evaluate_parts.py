@@ -19,9 +19,9 @@ from models.train.classifier import (
     EXCERPT_FRAMES,
     AttributeClassifier,
     Verdict,
-    accuracy,
     classify,
 )
+from models.train.classifier_training import accuracy
 from models.train.evaluate_clips import Clip, Source, generate
 from models.train.evaluate_scores import (
     Figure,

@@ -1,0 +1,60 @@
+"""Training the judge: labelled excerpts, wear, and resuming to the same weights."""
+
+import itertools
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.train.classifier_training import draw_excerpts, train_classifier, wear
+from models.train.run_folder import Stage, StageLimits
+from models.train.world_scene import ATTRIBUTES, NAMES
+
+CPU = torch.device("cpu")
+
+
+def stage(folder, steps, kind=Stage):
+    seconds = itertools.count()
+    limits = StageLimits(steps, save_every_s=0.5)
+    return kind(folder, "classifier", limits, lambda: float(next(seconds)), quiet=True)
+
+
+def test_excerpts_are_the_same_for_the_same_seed_and_carry_their_labels():
+    pixels, labels = draw_excerpts((1, 2), 8, CPU)
+    again, _ = draw_excerpts((1, 2), 8, CPU)
+    other, _ = draw_excerpts((1, 3), 8, CPU)
+    assert pixels.shape == (8, 8, 3, 48, 80)
+    assert torch.equal(pixels, again)
+    assert not torch.equal(pixels, other)
+    assert set(labels) == set(NAMES)
+    assert all(labels[name].max() < len(ATTRIBUTES[name]) for name in NAMES)
+
+
+def test_wear_changes_pictures_but_leaves_them_recognisable():
+    pixels, _ = draw_excerpts((1, 2), 8, CPU)
+    worn = wear(pixels, torch.Generator().manual_seed(3))
+    assert worn.shape == pixels.shape
+    assert worn.abs().max() <= 1
+    gap = (worn - pixels).abs().mean(dim=(1, 2, 3, 4))
+    assert gap.max() > 0.02
+    assert gap.max() < 0.25
+
+
+class KilledAtTheSecondStep(Stage):
+    def report(self, **values):
+        if self.step == 1:
+            raise KeyboardInterrupt
+        super().report(**values)
+
+
+def test_training_that_was_killed_resumes_to_the_same_weights(tmp_path):
+    options = {"batch": 2, "report_every": 1, "judged": 4, "peak": 1e-3, "block": 1}
+    result = train_classifier(stage(tmp_path / "a", 2), tmp_path / "a.safetensors", CPU, **options)
+    killed = stage(tmp_path / "b", 2, KilledAtTheSecondStep)
+    with pytest.raises(KeyboardInterrupt):
+        train_classifier(killed, tmp_path / "b.safetensors", CPU, **options)
+    assert not (tmp_path / "b.safetensors").exists()
+    train_classifier(stage(tmp_path / "b", 2), tmp_path / "b.safetensors", CPU, **options)
+    a, b = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
+    assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
+    assert set(result) == {*NAMES, "mean"}
