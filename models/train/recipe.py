@@ -192,7 +192,7 @@ def first_light() -> Recipe:
         teacher=TeacherRecipe(
             StageLimits(20000, 4200.0, 60.0),
             batch=12,
-            peak=1e-3,
+            peak=2.5e-3,
             bidirectional_share=0.0,
             half_weights=True,
         ),

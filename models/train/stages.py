@@ -16,7 +16,7 @@ from models.taehv import Taehv
 from models.tokenizer import SentencePieceTokenizer
 from models.train.autoencoder import to_channels_last, train_autoencoder
 from models.train.captions import train_tokenizer
-from models.train.codec_start import linear_encoder, start_from_components
+from models.train.codec_start import channel_importance, linear_encoder, start_from_components
 from models.train.denoiser import Denoiser
 from models.train.distil import train_distil
 from models.train.footage import Footage
@@ -130,6 +130,15 @@ def _encoder(run: Run, codec: Taehv) -> Callable[[Tensor], Tensor]:
     return lambda pixels: codec.encode(pixels)[0].float()
 
 
+def _importance(run: Run) -> Tensor | None:
+    """How much each latent channel counts: known for components, alike for a trained encoder."""
+    if not run.recipe.autoencoder.start_clips or run.recipe.autoencoder.train_encoder:
+        return None
+    codec = Taehv(run.recipe.codec)
+    run.load(codec, "autoencoder")
+    return channel_importance(codec).to(run.device)
+
+
 def run_teacher(run: Run, store: WindowStore) -> None:
     """Train the many-step teacher."""
     recipe = run.recipe
@@ -148,6 +157,7 @@ def run_teacher(run: Run, store: WindowStore) -> None:
         denoiser,
         store,
         run.device,
+        channel_weight=_importance(run),
         compiled=run.compiled,
         on_tick=renew,
     )

@@ -50,10 +50,22 @@ def train_teacher(
     store: WindowStore,
     device: torch.device,
     *,
+    channel_weight: Tensor | None = None,
     compiled: bool = False,
     on_tick: Callable[[int], None] = lambda step: None,
 ) -> Denoiser:
-    """Train ``denoiser`` in place on windows of ``store``; returns its average."""
+    """Train ``denoiser`` in place; returns its average.
+
+    Args:
+        stage: Counts and keeps.
+        recipe: Of the run.
+        denoiser: What is trained.
+        store: Where windows come from.
+        device: Where it computes.
+        channel_weight: ``[C]`` weight of each latent channel's error; None counts them alike.
+        compiled: Compile the step.
+        on_tick: Called with the number of every step.
+    """
     part = recipe.teacher
     generator = torch.Generator(device).manual_seed(recipe.seed + 11)
     average = Average(denoiser, part.decay)
@@ -77,7 +89,10 @@ def train_teacher(
     ) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=not part.half_weights):
             flow = denoiser.velocity(noisy, sigma, denoiser.context(ids, mask), causal=causal)
-        error = (flow.float() - target).square().mean(dim=(2, 3, 4))
+        squares = (flow.float() - target).square()
+        if channel_weight is not None:
+            squares = squares * channel_weight[:, None, None]
+        error = squares.mean(dim=(2, 3, 4))
         asked = (sigma > 0).float()
         return (error * asked).sum() / asked.sum()
 
