@@ -2,7 +2,8 @@
 
 This page only names what the rest of training uses; each part has a file of its own:
 ``world_scene`` (what a scene is), ``world_motion`` (where the subject is),
-``world_light``, ``world_layer``, ``world_sky``, ``world_ground``, ``world_subject``,
+``world_light``, ``world_layer``, ``world_sky``, ``world_pen``, ``world_places``,
+``world_ground``, ``world_subject``,
 ``world_weather`` (how things look), ``world_compose`` and ``world_render`` (pictures).
 """
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.train import world_weather
-from models.train.world_ground import STRIP_TOP, Landscape, landscape
+from models.train.world_ground import Landscape, landscape
 from models.train.world_layer import Canvas, over, scroll, spread
 from models.train.world_light import Light, light_of, mix
 from models.train.world_motion import FLOOR, WRAP_X, WRAP_Y, track
+from models.train.world_pen import STRIP_TOP
 from models.train.world_scene import ATTRIBUTES, FPS, SceneBatch
 from models.train.world_sky import HORIZON, clouds, sky
 from models.train.world_subject import PHASES, REACH, SPRITE, place, sprites
