@@ -28,6 +28,7 @@ from engine.prompt_timeline import problem_with
 from engine.prompts import PromptStore
 from engine.scheduler import Candidate, SchedulerOutput, schedule
 from engine.session import ChunkPlan, Session
+from engine.snapshot import Snapshot, SnapshotError
 from engine.start import chunk_shape, start_frames
 from engine.stream import Stream
 from engine.types import (
@@ -43,6 +44,7 @@ from engine.types import (
     Play,
     PromptRejected,
     PromptUpdate,
+    Refused,
     SessionEnded,
     Stop,
     StreamSpec,
@@ -122,8 +124,15 @@ class Engine:
 
     # -- sessions -------------------------------------------------------------------------------
 
-    def admit(self, spec: StreamSpec, now: float) -> Admission:
-        """Take a stream in, or say why not."""
+    def admit(self, spec: StreamSpec, now: float, snapshot: Snapshot | None = None) -> Admission:
+        """Take a stream in, or say why not.
+
+        Args:
+            spec: What to generate.
+            now: Current time.
+            snapshot: Go on from there instead of from the beginning, with the same spec but for
+                ``session_id``, ``epoch``, ``kind`` and ``pacing``.
+        """
         refused = self._door.problem_with(spec, self._held.keys())
         if refused is not None:
             return refused
@@ -142,8 +151,21 @@ class Engine:
         session = Session(
             spec, shape, spec.num_steps or len(entry.sampler.steps), pinned, demand.chunk_s, now
         )
+        if snapshot is not None:
+            try:
+                self._restore(session, stream, snapshot, demand.chunk_s)
+            except SnapshotError as error:
+                self.generator.close(stream)
+                return Refused("bad_snapshot", str(error))
         self._held[spec.session_id] = _Held(session, stream, demand)
         return Admitted(spec.session_id, shape.chunk_frames)
+
+    def snapshot(self, session_id: str) -> Snapshot | None:
+        """Copy what the stream needs to go on elsewhere; None when there is no such session."""
+        held = self._held.get(session_id)
+        if held is None:
+            return None
+        return Snapshot.take(self._model_id, held.session.state(), held.stream, self.generator)
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
         """Carry out one command; one for a session that is gone does nothing."""
@@ -311,6 +333,20 @@ class Engine:
         return sampler.schedule(None if own else plan.steps, plan.index)
 
     # -- details --------------------------------------------------------------------------------
+
+    @property
+    def _model_id(self) -> str:
+        return f"{self.model.entry.name} {self.model.dtype}"
+
+    def _restore(
+        self, session: Session, stream: Stream, snapshot: Snapshot, expected_s: float
+    ) -> None:
+        if snapshot.model != self._model_id:
+            raise SnapshotError(
+                f"a snapshot of {snapshot.model}; this engine runs {self._model_id}; restore it there"
+            )
+        snapshot.put(stream, self.generator)
+        session.restore(snapshot.session, expected_s)
 
     def _update_prompt(self, session: Session, update: PromptUpdate) -> tuple[EngineEvent, ...]:
         problem = problem_with(update.prompts)

@@ -74,6 +74,11 @@ class Generator:
         self._denoiser = denoiser
         self._recache = strategy_for(policy)
 
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether a stream's next chunk needs the keys and values of its last one."""
+        return self._recache.clean_pass
+
     def window_frames(self, total_latents: int | None) -> int:
         """Return the latent frames of a stream's extent; a window without end needs its length."""
         if self.policy.window_frames is not None:

@@ -29,9 +29,17 @@ class Playout:
         fps: Rate of the viewer.
         chunk_frames: Pixel frames of a regular chunk.
         expected_s: Time one chunk is expected to take until enough have been measured.
+        generated: Frames of a restored stream that its viewer has had already.
     """
 
-    def __init__(self, pacing: Pacing, fps: float, chunk_frames: int, expected_s: float) -> None:
+    def __init__(
+        self,
+        pacing: Pacing,
+        fps: float,
+        chunk_frames: int,
+        expected_s: float,
+        generated: int = 0,
+    ) -> None:
         self._realtime = pacing == "realtime"
         self._fps = fps
         self._chunk_frames = chunk_frames
@@ -42,7 +50,7 @@ class Playout:
         self._acked_at = 0.0
         self._origin: float | None = None  # by the clock: when frame 0 is presented
         self._paused_at: float | None = None
-        self.generated = 0
+        self.generated = generated
 
     @property
     def lead_frames(self) -> int:
@@ -78,7 +86,7 @@ class Playout:
         if not self._realtime:
             return None
         if self._origin is None:
-            self._origin = now
+            self._origin = now - (self.generated - frames) / self._fps
             return None
         assert deadline is not None
         if self._acked is None:

@@ -9,7 +9,8 @@ weights given here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from engine.types import PromptPart, Prompts, PromptUpdate, TimedPrompt
 
@@ -124,5 +125,37 @@ class PromptTimeline:
             superseded=tuple((event, events[-1]) for event in events[:-1]),
         )
 
+    def state(self) -> dict[str, Any]:
+        """Return everything as plain JSON values, for ``restored``."""
+        return {
+            "from": self._from,
+            "to": self._to,
+            "done": self._done,
+            "of": self._of,
+            "recache": self._recache,
+            "rev": self._rev,
+            "timed": self._timed,
+            "pending": None if self._pending is None else asdict(self._pending),
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> PromptTimeline:
+        """Rebuild a timeline from ``state``, which may have been through JSON."""
+        timeline = cls(_prompts(state["to"]))
+        timeline._from = _prompts(state["from"])
+        timeline._to = _prompts(state["to"])
+        timeline._done, timeline._of = int(state["done"]), int(state["of"])
+        timeline._recache = state["recache"]
+        timeline._rev = int(state["rev"])
+        timeline._timed = [TimedPrompt(int(at), _prompts(what)) for at, what in state["timed"]]
+        pending = state["pending"]
+        if pending is not None:
+            timeline._pending = PromptUpdate(**{**pending, "prompts": _prompts(pending["prompts"])})
+        return timeline
+
     def _mix(self) -> Prompts:
         return blend(self._from, self._to, self._done / self._of)
+
+
+def _prompts(raw: Sequence[Sequence[Any]]) -> Prompts:
+    return tuple(PromptPart(str(text), float(weight)) for text, weight in raw)

@@ -7,6 +7,7 @@ is. Tensors, pages and the decision whose turn it is live elsewhere; time is pas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from engine.playout import Playout, StepGovernor
 from engine.prompt_timeline import ChunkPrompt, PromptTimeline
@@ -124,6 +125,28 @@ class Session:
             return None
         due = self.playout.runnable_at(self.shape.frames(self.chunk_index))
         return None if due is None else max(due, self._ready_floor)
+
+    def state(self) -> dict[str, Any]:
+        """Return what is not in the spec as plain JSON values, for ``restore``."""
+        return {
+            "chunk_index": self.chunk_index,
+            "frames": self.next_frame,
+            "steps": self.governor.steps,
+            "prompts": self.prompts.state(),
+        }
+
+    def restore(self, state: dict[str, Any], expected_s: float) -> None:
+        """Go on where the session that gave ``state`` was; its viewer has had all frames."""
+        self.chunk_index = int(state["chunk_index"])
+        self.governor.steps = int(state["steps"])
+        self.prompts = PromptTimeline.restored(state["prompts"])
+        self.playout = Playout(
+            self.spec.pacing,
+            self.spec.fps,
+            self.shape.chunk_frames,
+            expected_s,
+            generated=int(state["frames"]),
+        )
 
     def start_chunk(self, now: float) -> ChunkPlan:
         """Fix what the next chunk is; changes that come later wait for the one after it."""

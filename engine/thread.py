@@ -1,8 +1,7 @@
 """The thread that owns an engine.
 
 Commands come in from any thread, events go out through one callback on the engine's own thread;
-the callback must only hand the value over. This module knows no tensors: it decides when to call
-``step`` and nothing else.
+the callback must only hand the value over. It decides when to call ``step`` and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
-from engine.types import Admission, Capacity, Command, EngineEvent, StreamSpec
+from engine.snapshot import Snapshot, SnapshotError
+from engine.types import Admission, Capacity, Command, EngineEvent, Refused, StreamSpec
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -24,8 +24,12 @@ T = TypeVar("T")
 class Stepped(Protocol):
     """What the thread needs of an engine."""
 
-    def admit(self, spec: StreamSpec, now: float) -> Admission:
+    def admit(self, spec: StreamSpec, now: float, snapshot: Snapshot | None = None) -> Admission:
         """Take a stream in, or say why not."""
+        ...
+
+    def snapshot(self, session_id: str) -> Snapshot | None:
+        """Copy what a stream needs to go on elsewhere."""
         ...
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
@@ -90,9 +94,37 @@ class EngineThread:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def admit(self, spec: StreamSpec) -> Future[Admission]:
-        """Ask for a stream to be taken in; its first events may precede the answer's reading."""
-        return self.call(lambda: self._engine.admit(spec, self._clock()))
+    def admit(self, spec: StreamSpec, snapshot: bytes | None = None) -> Future[Admission]:
+        """Ask for a stream to be taken in; its first events may precede the answer's reading.
+
+        Args:
+            spec: What to generate.
+            snapshot: What ``snapshot`` gave for the stream, here or elsewhere: it goes on from
+                there. Bytes that cannot be used are ``Refused`` with the code ``bad_snapshot``.
+        """
+
+        def admit() -> Admission:
+            if snapshot is None:
+                return self._engine.admit(spec, self._clock())
+            try:
+                unpacked = Snapshot.from_bytes(snapshot)
+            except SnapshotError as error:
+                return Refused("bad_snapshot", str(error))
+            return self._engine.admit(spec, self._clock(), unpacked)
+
+        return self.call(admit)
+
+    def snapshot(self, session_id: str) -> Future[bytes | None]:
+        """Ask for a stream's state after its last finished chunk; None when it is gone.
+
+        All chunks up to it have been given to the callback before.
+        """
+
+        def take() -> bytes | None:
+            snapshot = self._engine.snapshot(session_id)
+            return None if snapshot is None else snapshot.to_bytes()
+
+        return self.call(take)
 
     def submit(self, command: Command) -> None:
         """Queue a command; what it leads to comes as events. Unknown sessions are ignored."""

@@ -17,6 +17,7 @@ module knows neither tensors nor what a key is.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from engine.page_pool import NULL_PAGE, PagePool
 from models.paged_kv import RowPages
@@ -175,6 +176,19 @@ class PageTable:
         twin._held = list(self._held)
         twin._next_frame = self._next_frame
         return twin
+
+    def held(self) -> list[tuple[int, int]]:
+        """Return (frame number, slot) of every held frame in logical order, for ``restore``."""
+        return list(self._held)
+
+    def restore(self, held: Sequence[tuple[int, int]], next_frame: int) -> None:
+        """Take on another table's places; the pages' content is the caller's business."""
+        taken = {slot for _, slot in held}
+        assert len(taken) == len(held) <= self.capacity, (held, self.capacity)
+        self._held = list(held)
+        self._next_frame = next_frame
+        # Slots fill from the front, so what is free of a filled extent has never been used.
+        self._free = deque(slot for slot in range(self.capacity) if slot not in taken)
 
     def close(self) -> None:
         """Give every page back; the table must not be used again."""

@@ -114,6 +114,17 @@ class KVPool:
             k, v = self.k[layer].index_select(0, index), self.v[layer].index_select(0, index)
         return k.flatten(0, 1), v.flatten(0, 1)
 
+    def export(self, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Copy all layers of ``pages`` as keys and values ``[L, len(pages), page_tokens, N, D]``."""
+        index = torch.tensor(pages, device=self.k.device, dtype=torch.int64)
+        return self.k.index_select(1, index), self.v.index_select(1, index)
+
+    def load(self, pages: Sequence[int], k: Tensor, v: Tensor) -> None:
+        """Put back what ``export`` returned, into other pages."""
+        index = torch.tensor(pages, device=self.k.device, dtype=torch.int64)
+        self.k.index_copy_(1, index, k.to(self.k))
+        self.v.index_copy_(1, index, v.to(self.v))
+
     def write(self, layer: int, runs: Sequence[tuple[int, int, int]], k: Tensor, v: Tensor) -> None:
         """Store ``k, v [T, N, D]`` at ``runs`` of (page of the pass, page of the pool, count)."""
         size = self.page_tokens

@@ -127,3 +127,18 @@ def test_nothing_is_taken_after_stop(running):
     thread.stop(10.0)
     with pytest.raises(RuntimeError, match="stopping"):
         thread.submit(Stop("s"))
+
+
+def test_a_stream_moves_to_another_engine_by_its_snapshot(running):
+    thread, events, _ = running
+    thread.admit(spec("s", num_frames=93)).result(10)
+    events.wait_for(ChunkReady)
+    data = thread.snapshot("s").result(10)
+    assert events.wait_for(SessionEnded).frames == 93
+    assert thread.snapshot("s").result(10) is None
+    assert isinstance(thread.admit(spec("s", num_frames=93), data).result(10), Admitted)
+    ready = events.wait_for(ChunkReady)
+    assert ready.first_frame > 0
+    assert events.wait_for(SessionEnded).frames == 93
+    refused = thread.admit(spec("t"), b"nonsense").result(10)
+    assert refused.code == "bad_snapshot"

@@ -1,0 +1,155 @@
+"""All that a stream needs to go on elsewhere, as bytes.
+
+A snapshot is taken between two chunks and holds the stream's latents, keys and values, decoder
+state and prompts at full precision, so that what follows is bit for bit what would have followed
+(same model, device, dtype and backend). A policy that rebuilds its context before every chunk
+needs no keys and values. The container is safetensors: reading one runs no code.
+
+Noise is not in it, because noise is a function of seed and place.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from engine.generator import Generator
+from engine.stream import Stream
+
+FORMAT = 1
+
+
+class SnapshotError(ValueError):
+    """The bytes are not a snapshot that this engine can go on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A stream between two chunks.
+
+    Attributes:
+        model: Name of the model, with its dtype.
+        session: ``Session.state()``.
+        latent_hw: Latent height and width.
+        latent_frames: Latent frames made so far.
+        held: ``PageTable.held()``.
+        next_frame: Of the page table.
+        tensors: By name, on the CPU.
+    """
+
+    model: str
+    session: dict[str, Any]
+    latent_hw: tuple[int, int]
+    latent_frames: int
+    held: tuple[tuple[int, int], ...]
+    next_frame: int
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def take(
+        cls, model: str, session: dict[str, Any], stream: Stream, generator: Generator
+    ) -> Snapshot:
+        """Copy a stream's state; the stream goes on."""
+        tensors = {
+            name: value
+            for name in ("recent", "first", "anchor", "pixels")
+            if (value := getattr(stream, name)) is not None
+        }
+        for index, value in enumerate(stream.decoder or ()):
+            tensors[f"decoder.{index}"] = value
+        if generator.keeps_cache and stream.table.frames:
+            k, v = generator.pool.export(stream.table.logical_pages)
+            tensors |= {"k": k, "v": v}
+        return cls(
+            model=model,
+            session=session,
+            latent_hw=stream.latent_hw,
+            latent_frames=stream.latent_frames,
+            held=tuple(stream.table.held()),
+            next_frame=stream.table.next_frame,
+            tensors={name: value.cpu().contiguous() for name, value in tensors.items()},
+        )
+
+    def put(self, stream: Stream, generator: Generator) -> None:
+        """Bring a freshly opened stream to this state.
+
+        Raises:
+            SnapshotError: It was taken from a stream of another shape.
+        """
+        pool = generator.pool
+        device = pool.k.device
+        pages_per_frame = len(stream.table.pages) // stream.table.capacity
+        frames = len(self.held)
+        if stream.latent_hw != self.latent_hw or frames > stream.table.capacity:
+            raise SnapshotError(
+                f"a snapshot of {frames} frames of {self.latent_hw} for a stream of "
+                f"{stream.table.capacity} frames of {stream.latent_hw}; restore it with the same "
+                "size and model"
+            )
+        stream.table.restore(self.held, self.next_frame)
+        if "k" in self.tensors:
+            k, v = self.tensors["k"], self.tensors["v"]
+            expected = (pool.k.shape[0], frames * pages_per_frame, *pool.k.shape[2:])
+            if tuple(k.shape) != expected or v.shape != k.shape:
+                raise SnapshotError(
+                    f"a snapshot with keys {tuple(k.shape)}; this engine's are {expected}; "
+                    "restore it on the same model with the same page size"
+                )
+            pool.load(stream.table.logical_pages, k, v)
+        for name in ("recent", "first", "anchor", "pixels"):
+            value = self.tensors.get(name)
+            setattr(stream, name, None if value is None else value.to(device))
+        memory: list[Tensor] = []
+        while f"decoder.{len(memory)}" in self.tensors:
+            memory.append(self.tensors[f"decoder.{len(memory)}"].to(device))
+        stream.decoder = tuple(memory) or None
+        stream.latent_frames = self.latent_frames
+
+    def to_bytes(self) -> bytes:
+        """Pack it."""
+        about = {
+            "format": FORMAT,
+            "model": self.model,
+            "session": self.session,
+            "latent_hw": self.latent_hw,
+            "latent_frames": self.latent_frames,
+            "held": self.held,
+            "next_frame": self.next_frame,
+        }
+        text = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+        return save({**self.tensors, "about": text})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Snapshot:
+        """Unpack it.
+
+        Raises:
+            SnapshotError: The bytes are damaged or of another version.
+        """
+        try:
+            tensors = load(data)
+            about = json.loads(bytes(tensors.pop("about").numpy()))
+            if about["format"] != FORMAT:
+                raise SnapshotError(
+                    f"a snapshot of format {about['format']}; this program reads {FORMAT}; "
+                    "start the stream anew"
+                )
+            return cls(
+                model=str(about["model"]),
+                session=about["session"],
+                latent_hw=(int(about["latent_hw"][0]), int(about["latent_hw"][1])),
+                latent_frames=int(about["latent_frames"]),
+                held=tuple((int(frame), int(slot)) for frame, slot in about["held"]),
+                next_frame=int(about["next_frame"]),
+                tensors=tensors,
+            )
+        except (SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+            if isinstance(error, SnapshotError):
+                raise
+            raise SnapshotError(f"not a snapshot ({error!r}); start the stream anew") from None
