@@ -2,9 +2,10 @@
 
 The claim is renewed all the while; the moment it is lost (deleted, cancelled, taken over
 by another worker) the engine is told to stop and nothing more is written. A job that is
-taken over goes on behind its last committed segment: noise is a function of seed, chunk
-and step, so the frames before are generated again, not encoded again, and the segments
-that viewers may have seen stay as they are.
+taken over goes on behind its last committed segment: from the newest state of the engine
+that was kept (``server.jobs.resume``), else from frame 0 again without encoding what is
+committed. Noise is a function of seed, chunk and step, so both give the same pictures, and
+segments that viewers may have seen stay as they are.
 
 Knows the engine as ``JobEngine`` and nothing of tensors, HTTP or other sessions.
 """
@@ -13,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -42,6 +44,7 @@ from server.jobs import images
 from server.jobs.models import JobRequest
 from server.jobs.record import JobError
 from server.jobs.recorder import MakeEncoder, Recorder
+from server.jobs.resume import EVERY_S, ResumePoints
 from server.jobs.segments import START_IMAGE, JobFolder
 from server.jobs.store import Begun, JobStore
 from server.media.encoder import ChunkEncoder
@@ -67,8 +70,17 @@ class JobFailed(Exception):
 class JobEngine(Protocol):
     """What the runner needs of ``server.worker.bridge.EngineBridge``."""
 
-    async def admit(self, spec: StreamSpec, sink: Callable[[EngineEvent], None]) -> Admission:
-        """Ask for a stream; ``sink`` gets its events on the loop, ``SessionEnded`` last."""
+    async def admit(
+        self,
+        spec: StreamSpec,
+        sink: Callable[[EngineEvent], None],
+        snapshot: bytes | None = None,
+    ) -> Admission:
+        """Ask for a stream, or for going on with one; ``sink`` gets its events on the loop."""
+        ...
+
+    async def snapshot(self, session_id: str) -> bytes | None:
+        """Return a stream's state after its last chunk; None when it has none to give."""
         ...
 
     def submit(self, command: Command) -> None:
@@ -88,6 +100,7 @@ class RunnerParts:
         fingerprint: Names what decides the pixels: model, device, dtype. A job that another
             kind of worker began is started over.
         make_encoder: Opens encoders.
+        state_every_s: Shortest time between two kept states of a job.
     """
 
     store: JobStore
@@ -96,6 +109,7 @@ class RunnerParts:
     executor: Executor
     fingerprint: str
     make_encoder: MakeEncoder = ChunkEncoder
+    state_every_s: float = EVERY_S
 
 
 class JobRunner:
@@ -164,7 +178,7 @@ class _Run:
                 fingerprint = f"{self._parts.fingerprint} {recorder.init}"
                 begun = await store.begin(self._claim, fingerprint)
                 if begun is not None:
-                    await self._generate(begun, recorder)
+                    await self._generate(begun, recorder, fingerprint)
             finally:
                 self._parts.engine.submit(Stop(self._session))
                 await self._in_executor(recorder.close)
@@ -192,11 +206,13 @@ class _Run:
             if await self._parts.store.get(self.job_id) is None:
                 await self._in_executor(self._folder.remove)
 
-    async def _generate(self, begun: Begun, recorder: Recorder) -> None:
+    async def _generate(self, begun: Begun, recorder: Recorder, fingerprint: str) -> None:
         request, store = begun.job.request, self._parts.store
         recorder.start = begun.job.frames_committed
+        points = ResumePoints(self._folder, fingerprint, time.monotonic, self._parts.state_every_s)
         if recorder.start < request.num_frames:
-            events = await self._admit(request)
+            events = _Events()
+            await self._admit(request, events, points, recorder.start)
             done = 0
             while done < request.num_frames:
                 event = await events.get()
@@ -212,20 +228,48 @@ class _Run:
                 if not await store.advance(self._claim, min(done, request.num_frames)):
                     return
                 self._parts.engine.submit(Credit(self._session, done - 1))
+                if segment is not None:
+                    await self._in_executor(points.newest, recorder.start)
+                    if points.due():
+                        await self._keep_state(points, events)
         segments = await store.segments(self.job_id)
         result = await self._in_executor(recorder.finish, segments)
         await store.complete(self._claim, result)
 
-    async def _admit(self, request: JobRequest) -> "asyncio.Queue[EngineEvent]":
-        """Wait until the engine takes the job in; return the queue of its events."""
-        events: asyncio.Queue[EngineEvent] = asyncio.Queue()
+    async def _keep_state(self, points: ResumePoints, events: "_Events") -> None:
+        """Keep the engine's state, so that a takeover need not begin at frame 0."""
+        began = time.monotonic()
+        try:
+            state = await self._parts.engine.snapshot(self._session)
+        except Exception:
+            # A copy of a large state may not fit into memory; the job itself is not harmed.
+            log.exception("job %s: no state could be taken, none will be", self.job_id)
+            points.stop()
+            return
+        if state is not None:
+            # Chunks may have come since it was taken: then it goes on before ``generated``, which
+            # costs a takeover a chunk and loses nothing.
+            took_s = time.monotonic() - began
+            await self._in_executor(points.keep, events.generated, state, took_s)
+
+    async def _admit(
+        self, request: JobRequest, events: "_Events", points: ResumePoints, committed: int
+    ) -> None:
+        """Wait until the engine takes the job in, from a kept state where there is one."""
         spec = await self._in_executor(self._spec, request)
+        point = await self._in_executor(points.newest, committed)
+        state = None if point is None else await self._in_executor(point.read)
         while True:
-            answer = await self._parts.engine.admit(spec, events.put_nowait)
+            answer = await self._parts.engine.admit(spec, events.take, state)
             if isinstance(answer, Admitted):
-                return events
+                return
             if isinstance(answer, Refused):
-                raise JobFailed(answer.code, answer.message)
+                if point is None or state is None:
+                    raise JobFailed(answer.code, answer.message)
+                log.warning("job %s: kept state not usable: %s", self.job_id, answer.message)
+                await self._in_executor(points.drop, point)
+                state = None
+                continue
             await asyncio.sleep(WAIT_S)
 
     def _spec(self, request: JobRequest) -> StreamSpec:
@@ -249,6 +293,18 @@ class _Run:
                 # Read, so that asyncio does not report it; the cancellation is what counts.
                 future.exception()
             raise
+
+
+class _Events(asyncio.Queue[EngineEvent]):
+    """A session's events on their way, and how far generation has come."""
+
+    generated = 0
+
+    def take(self, event: EngineEvent) -> None:
+        """Take an event on the loop."""
+        if isinstance(event, ChunkReady):
+            self.generated = event.first_frame + event.num_frames
+        self.put_nowait(event)
 
 
 def stream_spec(

@@ -88,10 +88,11 @@ class JobFolder:
         return self.path / name if _NAME.fullmatch(name) else None
 
     def tidy(self, segments: Sequence[Segment]) -> None:
-        """Remove segment files the list does not name: left by claims that were lost."""
+        """Remove what a finished job does not need: states, and files of claims that were lost."""
         keep = {name for segment in segments for name in (segment.name, segment.init)}
         for path in self.path.iterdir():
-            if path.name not in keep and (_NAME.fullmatch(path.name) or path.suffix == ".part"):
+            ours = _NAME.fullmatch(path.name) or path.suffix in (".part", ".state")
+            if ours and path.name not in keep:
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:

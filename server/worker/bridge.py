@@ -44,8 +44,12 @@ class Thread(Protocol):
         """Whether the thread runs."""
         ...
 
-    def admit(self, spec: StreamSpec) -> Future[Admission]:
-        """Ask for a stream to be taken in."""
+    def admit(self, spec: StreamSpec, snapshot: bytes | None = None) -> Future[Admission]:
+        """Ask for a stream to be taken in, or to go on from a snapshot."""
+        ...
+
+    def snapshot(self, session_id: str) -> Future[bytes | None]:
+        """Ask for a stream's state."""
         ...
 
     def submit(self, command: Command) -> None:
@@ -71,13 +75,19 @@ class EngineBridge:
         self._thread = make_thread(self._arrived)
         self._thread.start()
 
-    async def admit(self, spec: StreamSpec, sink: Sink) -> Admission:
-        """Ask for a stream; ``sink`` gets its events when it was ``Admitted``."""
+    async def admit(self, spec: StreamSpec, sink: Sink, snapshot: bytes | None = None) -> Admission:
+        """Ask for a stream; ``sink`` gets its events when it was ``Admitted``.
+
+        Args:
+            spec: What to generate.
+            sink: Takes its events.
+            snapshot: What ``snapshot`` gave for the stream: it goes on from there.
+        """
         assert spec.session_id not in self._sinks, f"{spec.session_id} was admitted twice"
         self._sinks[spec.session_id] = sink
         answer: Admission | None = None
         try:
-            answer = await asyncio.wrap_future(self._thread.admit(spec))
+            answer = await asyncio.wrap_future(self._thread.admit(spec, snapshot))
         except asyncio.CancelledError:
             # The engine may take the stream in all the same; nobody would ever end it.
             self._thread.submit(Stop(spec.session_id))
@@ -86,6 +96,10 @@ class EngineBridge:
             if not isinstance(answer, Admitted):
                 self._sinks.pop(spec.session_id, None)
         return answer
+
+    async def snapshot(self, session_id: str) -> bytes | None:
+        """Return a stream's state after its last finished chunk; None when it is gone."""
+        return await asyncio.wrap_future(self._thread.snapshot(session_id))
 
     def submit(self, command: Command) -> None:
         """Queue a command; nothing happens when the session has ended."""

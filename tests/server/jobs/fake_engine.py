@@ -15,6 +15,7 @@ from engine.types import (
     Credit,
     EngineEvent,
     PromptApplied,
+    Refused,
     SessionEnded,
     Stop,
     StreamSpec,
@@ -46,7 +47,9 @@ class Pixels:
 class Session:
     spec: StreamSpec
     sink: Sink
+    begin: int = 0
     credited: int = -1
+    frames: int = 0
     stopped: bool = False
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -61,20 +64,30 @@ class FakeEngine:
         self.hold_at: int | None = None
         """Generate nothing from this frame on, until ``go``."""
         self.error_at: int | None = None
+        self.begun_at: list[int] = []
+        """Frame at which each admission began: 0, or a state's."""
+        self.refused_states: tuple[bytes, ...] = ()
         self._answers = list(answers)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def admit(self, spec: StreamSpec, sink: Sink) -> Admission:
+    async def admit(self, spec: StreamSpec, sink: Sink, snapshot: bytes | None = None) -> Admission:
         self.specs.append(spec)
+        self.begun_at.append(int(snapshot or b"0"))
+        if snapshot in self.refused_states:
+            return Refused("bad_snapshot", "damaged")
         if self._answers:
             answer = self._answers.pop(0)
             if not isinstance(answer, Admitted):
                 return answer
-        session = self.sessions[spec.session_id] = Session(spec, sink)
+        session = self.sessions[spec.session_id] = Session(spec, sink, int(snapshot or b"0"))
         task = asyncio.create_task(self._run(session))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return Admitted(spec.session_id, 12)
+
+    async def snapshot(self, session_id: str) -> bytes | None:
+        session = self.sessions.get(session_id)
+        return None if session is None else str(session.frames).encode()
 
     def submit(self, command: Command) -> None:
         session = self.sessions.get(command.session_id)
@@ -92,7 +105,9 @@ class FakeEngine:
             session.woken.set()
 
     async def _run(self, session: Session) -> None:
-        spec, first, chunk = session.spec, 0, 0
+        spec, first = session.spec, session.begin
+        chunk = 0 if first == 0 else 1 + (first - 9) // 12
+        session.credited = first - 1
         assert spec.num_frames is not None
         while first < spec.num_frames and not session.stopped:
             if self.error_at is not None and first >= self.error_at:
@@ -115,6 +130,7 @@ class FakeEngine:
             session.sink(ready)
             self.generated += count
             first, chunk = first + count, chunk + 1
+            session.frames = first
             await asyncio.sleep(0)
         self._end(session, first, chunk, None)
         return None

@@ -1,6 +1,7 @@
 """The runner on a real Redis with real encoding; only the pictures are drawn, not generated."""
 
 import asyncio
+import dataclasses
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,36 @@ async def test_a_takeover_goes_on_behind_the_last_committed_segment(
     await JobRunner(parts)(await take(fabric, "w2"))
     undisturbed = tmp_path / "jobs" / other.id / "video.mp4"
     assert taken_over.read_bytes() == undisturbed.read_bytes()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_a_takeover_goes_on_from_a_kept_state_unless_it_is_damaged(
+    parts: RunnerParts, store: JobStore, fabric: Connection, engine: FakeEngine, tmp_path: Path,
+    damaged: bool,
+) -> None:  # fmt: skip
+    parts = dataclasses.replace(parts, state_every_s=0.0)
+    job = await make(store, request(num_frames=300))
+    engine.hold_at = 200
+    killed = asyncio.create_task(JobRunner(parts)(await take(fabric)))
+    folder = tmp_path / "jobs" / job.id
+
+    async def four_segments() -> bool:
+        return await committed(store, job.id) == 189
+
+    await until(four_segments)
+    newer = await take(fabric, "w2", silent_ms=0)
+    await killed
+    states = [path.read_bytes() for path in folder.glob("*.state")]
+    assert states
+    if damaged:
+        engine.refused_states = tuple(states)
+    engine.go()
+    await JobRunner(parts)(newer)
+    # Behind frame 0, but with nothing that was not committed yet.
+    began = engine.begun_at[-1]
+    assert began == 0 if damaged else 0 < began <= 189
+    assert shows_each_frame_once(folder / "video.mp4", 300)
+    assert not list(folder.glob("*.state"))
 
 
 async def test_a_worker_killed_between_the_last_segment_and_the_end_only_closes_the_file(
