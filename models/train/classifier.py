@@ -65,7 +65,7 @@ class AttributeClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.Sequential(
-            _Stage(3, 32, 5, 2, 1),
+            _Stage(6, 32, 5, 2, 1),
             _Stage(32, 64, 3, 2, 1),
             _Stage(64, 128, 3, 2, 2),
             _Stage(128, _WIDTH, 3, 1, 2),
@@ -78,7 +78,10 @@ class AttributeClassifier(nn.Module):
 
     def features(self, excerpt: Tensor) -> Tensor:
         """Return ``[B, FEATURES]`` of excerpts ``[B, 8, 3, 48, 80]`` in [-1, 1]."""
-        spots = self.stages(excerpt).transpose(2, 4).flatten(1, 3)  # [B, T * w * h, c]
+        # What has changed since the frame before is given, not left to be found.
+        change = torch.diff(excerpt, dim=1, prepend=excerpt[:, :1])
+        seen_with_change = torch.cat([excerpt, 4 * change], dim=2)
+        spots = self.stages(seen_with_change).transpose(2, 4).flatten(1, 3)  # [B, T * w * h, c]
         seen = self.look(spots).softmax(1).transpose(1, 2) @ spots  # [B, attributes, c]
         whole = torch.cat([seen.flatten(1), spots.mean(1), spots.amax(1)], dim=1)
         return self.project(whole)
