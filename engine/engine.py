@@ -158,7 +158,7 @@ class Engine:
                 self.generator.close(stream)
                 return Refused("bad_snapshot", str(error))
         self._held[spec.session_id] = _Held(session, stream, demand)
-        return Admitted(spec.session_id, shape.chunk_frames)
+        return Admitted(spec.session_id, shape.chunk_frames, session.next_frame)
 
     def snapshot(self, session_id: str) -> Snapshot | None:
         """Copy what the stream needs to go on elsewhere; None when there is no such session."""
@@ -241,7 +241,7 @@ class Engine:
                 Candidate(
                     session_id,
                     session.spec.kind,
-                    session.spec.pacing,
+                    session.pacing,
                     session.playout.deadline(),
                     ready,
                     session.last_run,

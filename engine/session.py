@@ -13,6 +13,7 @@ from engine.playout import Playout, StepGovernor
 from engine.prompt_timeline import ChunkPrompt, PromptTimeline
 from engine.types import (
     EngineEvent,
+    Pacing,
     PromptApplied,
     PromptQueued,
     PromptSuperseded,
@@ -101,7 +102,8 @@ class Session:
         self.spec = spec
         self.shape = shape
         self.prompts = PromptTimeline(spec.prompts, spec.timed_prompts)
-        self.playout = Playout(spec.pacing, spec.fps, shape.chunk_frames, expected_s)
+        self.pacing: Pacing = "asap" if spec.kind == "job" else spec.pacing
+        self.playout = Playout(self.pacing, spec.fps, shape.chunk_frames, expected_s)
         self.governor = StepGovernor(steps, pinned)
         self.chunk_index = 0
         self.last_run = float("-inf")
@@ -141,7 +143,7 @@ class Session:
         self.governor.steps = int(state["steps"])
         self.prompts = PromptTimeline.restored(state["prompts"])
         self.playout = Playout(
-            self.spec.pacing,
+            self.pacing,
             self.spec.fps,
             self.shape.chunk_frames,
             expected_s,

@@ -111,10 +111,17 @@ class PromptUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The stream is running; ``chunk_frames`` is the pixel frames of a regular chunk."""
+    """The stream is running.
+
+    Attributes:
+        session_id: Whose.
+        chunk_frames: Pixel frames of a regular chunk.
+        next_frame: Number of the first frame to come; above 0 where it goes on from a snapshot.
+    """
 
     session_id: str
     chunk_frames: int
+    next_frame: int = 0
 
 
 @dataclass(frozen=True, slots=True)

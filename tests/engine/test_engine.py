@@ -219,6 +219,13 @@ def test_jobs_take_what_live_viewers_leave(engine, clock):
     assert set(names[4:]) == {"job"}
 
 
+def test_a_job_is_never_paced_by_a_clock(engine, clock):
+    engine.admit(spec(kind="job", pacing="realtime"), clock.now)
+    before = clock.now
+    assert len(chunks_of(drive(engine, clock, 50))) == 50
+    assert clock.now - before < 50 * 0.75
+
+
 def test_a_paused_stream_makes_nothing_until_play(engine, clock):
     engine.admit(spec(), clock.now)
     drive(engine, clock, 2)
