@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from engine.snapshot import Snapshot
 from engine.types import (
     Admission,
     Admitted,
@@ -69,7 +70,10 @@ class FakeEngine:
     sessions: dict[str, _Session] = field(default_factory=dict)
     made: dict[str, int] = field(default_factory=dict)
 
-    def admit(self, spec: StreamSpec, now: float) -> Admission:
+    def snapshot(self, session_id: str) -> Snapshot | None:
+        return None
+
+    def admit(self, spec: StreamSpec, now: float, snapshot: Snapshot | None = None) -> Admission:
         if spec.start_image is not None and spec.kind == "live":
             return Refused("not_supported", "no start image here", "image")
         if len(self.sessions) >= self.fit:
