@@ -23,6 +23,7 @@ from server.wire.limits import MAX_SEED, Limits
 
 log = logging.getLogger(__name__)
 
+SEND_BUFFER_BYTES = 256 * 1024
 GOODBYE_S = 0.5
 """How long viewers have to read why the connection closes."""
 
@@ -49,6 +50,9 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted sockets inherit it. Unbounded, the kernel takes megabytes that nobody reads, and
+    # `asap` streams would run half a minute ahead of their viewer.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     try:
         listener.bind((host, port))
     except OSError as error:

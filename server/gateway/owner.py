@@ -16,6 +16,7 @@ from server.fabric.record import read_record
 from server.fabric.streams import send_control
 from server.fabric.workers import is_alive
 from server.gateway.context import Gateway
+from server.gateway.notices import told_by
 from server.gateway.opening import Opened, withdraw
 from server.gateway.reader import MediaReader, Notice, Skipped
 from server.gateway.wrap import Wrapper, stream_config
@@ -27,10 +28,7 @@ from server.wire.messages_out import (
     ErrorMessage,
     InteractionApplied,
     InteractionQueued,
-    InteractionSuperseded,
     ServerMessage,
-    SessionDone,
-    SessionPaused,
     SessionQueued,
     VideoStart,
 )
@@ -41,6 +39,8 @@ BEAT_S = 0.5
 READ_MS = 250
 SILENT_READS = 12
 """Reads without media after which the worker's health is looked at (3 s)."""
+TAKEN_READS = 6
+"""Reads after which a stream that a worker has taken still counts as queued (1.5 s)."""
 GIVE_UP_S = 30.0
 """How long Redis may stay away before the connection is ended."""
 
@@ -212,8 +212,7 @@ class Owner:
     async def _skipped(self, frame: int | None) -> None:
         """Credit frames this viewer can never show, or the worker would wait for them."""
         if frame is not None:
-            await self._control({"type": "sent", "frame": frame})
-            await self._control({"type": "ack", "frame": frame})
+            await self._control({"type": "skipped", "frame": frame})
 
     async def _notice(self, notice: Notice) -> bool:
         """Pass one notice on; True when the stream has ended."""
@@ -221,43 +220,17 @@ class Owner:
         match notice.kind:
             case "open" if not self._started and message["config"]["codec"] == self.opened.codec:
                 await self._start(config_from_json(message["config"]), message["chunk_frames"])
-            case "superseded":
-                self._received_at.pop(message["event_id"], None)
-                await self._send(InteractionSuperseded(event_id=message["event_id"]), None)
-            case "rejected":
-                self._received_at.pop(message["event_id"], None)
-                error = ErrorMessage(
-                    code="interaction_failed",
-                    message=message["message"],
-                    event_id=message["event_id"],
-                )
-                await self._send(error, None)
-            case "paused":
-                await self._send(SessionPaused(), None)
-            case "error" if notice.after(self.opened.attached_at):
-                await self._send(
-                    ErrorMessage(
-                        code=message["code"],
-                        message=message["message"],
-                        param=message.get("param"),
-                        retryable=message["code"] in ("worker_lost", "capacity"),
-                        # The connection is over with session.done, which always follows.
-                        fatal=False,
-                    ),
-                    None,
-                )
+            case "error" if not notice.after(self.opened.attached_at):
+                pass
             case "attached" if notice.after(self.opened.attached_at):
                 raise TakenOver
-            case "done":
-                await self._send(
-                    SessionDone(
-                        reason=message["reason"],
-                        chunks=message["chunks"],
-                        frames=message["frames"],
-                    ),
-                    None,
-                )
-                return True
+            case kind:
+                if kind in ("superseded", "rejected"):
+                    self._received_at.pop(message["event_id"], None)
+                told = told_by(message)
+                if told is not None:
+                    await self._send(told, None)
+                return kind == "done"
         return False
 
     async def _start(self, config: CodecConfig, chunk_frames: int | None = None) -> None:
@@ -282,10 +255,13 @@ class Owner:
         opened = self.opened
         if not self._started and opened.resumed_after is None:
             queue = WorkQueue(self._redis, opened.spec.model, "live")
-            position = max(1, await queue.position(opened.ticket))
-            if position != self._position:
-                self._position = position
-                await self._send(SessionQueued(position=position), None)
+            position = await queue.position(opened.ticket)
+            # A ticket that was taken is usually about to start; only a wait is worth a word.
+            if position == 0 and silent < TAKEN_READS:
+                return
+            if (shown := max(1, position)) != self._position:
+                self._position = shown
+                await self._send(SessionQueued(position=shown), None)
         elif silent == SILENT_READS:
             record = await read_record(self._redis, "live", opened.session_id)
             if not record:

@@ -1,12 +1,14 @@
 """Health, readiness, models and metrics."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
+from server.catalogue import ModelCard
 from server.fabric.connection import FabricError
-from server.fabric.workers import snapshots
+from server.fabric.workers import known_models, snapshots
 from server.gateway.context import Gateway
 from server.gateway.envelope import RestError
 from server.gateway.metrics import render
@@ -44,25 +46,16 @@ def router(gateway: Gateway) -> APIRouter:
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """List the models on offer, with what each can do."""
+        """List models: those being served first, then the others that could be."""
         cards = await gateway.cards()
-        return {
-            "object": "list",
-            "data": [
-                {
-                    "id": card.name,
-                    "object": "model",
-                    "owned_by": "longtake",
-                    **{k: v for k, v in card.to_json().items() if k != "name"},
-                    "sizes": [f"{width}x{height}" for width, height in card.sizes],
-                }
-                for card in cards.values()
-            ],
-        }
+        known = await known_models(gateway.redis)
+        served = [_served(card, known.get(card.name)) for card in cards.values()]
+        others = [_not_served(model) for name, model in known.items() if name not in cards]
+        return {"object": "list", "data": [*served, *others]}
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        """Return one model on offer."""
+        """Return one model of the list."""
         for found in (await models())["data"]:
             if found["id"] == name:
                 return dict(found)
@@ -78,3 +71,41 @@ def router(gateway: Gateway) -> APIRouter:
         return Response(render(gateway.metrics, alive), media_type=PROMETHEUS)
 
     return routes
+
+
+_NEEDS = (
+    "disk_bytes", "weights_bytes", "text_encoder_bytes", "kv_bytes_per_session",
+    "decoder_state_bytes_per_session", "streams_that_fit",
+)  # fmt: skip
+_ABOUT = ("title", "licence_url", "codecs", "continuation", "present", "missing_files")
+
+
+def _served(card: ModelCard, known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Describe a model that a stream can ask for now."""
+    own = {key: value for key, value in card.to_json().items() if key != "name"}
+    described = {} if known is None else _described(known)
+    sizes = [f"{width}x{height}" for width, height in card.sizes]
+    return {**_model(card.name, serving=True), **described, **own, "sizes": sizes}
+
+
+def _not_served(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a model that would have to be fetched, or only named with ``--model``."""
+    own = {key: known[key] for key in ("sizes", "licence", "notes", "example_prompts")}
+    return {
+        **_model(known["name"], serving=False),
+        **own,
+        "fps": [known["fps"]],
+        "start_image": known["image_to_video"],
+        **_described(known),
+    }
+
+
+def _described(known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: known[key] for key in _ABOUT},
+        "needs": {key: known[key] for key in _NEEDS},
+    }
+
+
+def _model(name: str, *, serving: bool) -> dict[str, Any]:
+    return {"id": name, "object": "model", "owned_by": "longtake", "serving": serving}

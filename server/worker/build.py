@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from models.loading import load_model, locate
 from models.registry import find
 from server.catalogue import ModelCard
 from server.config import Settings
+from server.worker.listing import ModelListing
 
 Say = Callable[[str], None]
 
@@ -42,6 +44,7 @@ class Built:
     card: ModelCard
     device: str
     fingerprint: str
+    list_models: Callable[[], list[dict[str, Any]]]
 
 
 def cache_dir(data_dir: Path) -> Path:
@@ -69,10 +72,10 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def device_bytes() -> int:
-    """Return the memory of the default device: the accelerator's, else the machine's."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[1]
+def device_bytes(device: torch.device) -> int:
+    """Return the memory of an accelerator, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -97,7 +100,9 @@ def build(settings: Settings, say: Say) -> Built:
             device=device,
             dtype=dtype,
             cache_dir=cache_dir(settings.data_dir),
+            codec=settings.codec,
             kernels=kernels,
+            text_placement=settings.text_device,
             random_weights=settings.random_weights,
         )
         config = EngineConfig()
@@ -111,14 +116,22 @@ def build(settings: Settings, say: Say) -> Built:
         engine = Engine(model, config, time.monotonic, make_generator=make)
     except (ValueError, OSError, RuntimeError) as error:
         raise CannotServe(f"{settings.model} cannot be served: {error}") from error
-    return Built(engine, card_of(model), named, f"{model.entry.name}|{named}")
+    listing = ModelListing(
+        model,
+        cache_dir=cache_dir(settings.data_dir),
+        device_bytes=device_bytes(device),
+        text_on_device=settings.text_device == "device",
+        streams_fit=engine.capacity().streams_fit,
+    )
+    fingerprint = f"{model.entry.name}|{model.entry.codec.name}|{named}"
+    return Built(engine, card_of(model), named, fingerprint, listing)
 
 
 def _head_dim(settings: Settings) -> int:
     """Return the head size of the model that will be loaded."""
     if settings.random_weights:
         return find(settings.model).transformer.head_dim
-    entry, _, _ = locate(settings.model, cache_dir(settings.data_dir))
+    entry, _, _ = locate(settings.model, cache_dir(settings.data_dir), settings.codec)
     return entry.transformer.head_dim
 
 

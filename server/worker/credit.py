@@ -17,6 +17,7 @@ class ViewerCredit:
         self._fps = fps
         self._sent = first_frame - 1
         self._acked: int | None = None
+        self._floor = first_frame - 1
         self._base = first_frame - 1
         self._clock_began: float | None = None
         self._stood_since: float | None = None
@@ -34,6 +35,11 @@ class ViewerCredit:
         if self._clock_began is None:
             self._clock_began = now
 
+    def skipped(self, frame: int) -> None:
+        """Note that the viewer can never show what came before and including ``frame``."""
+        self._sent = max(self._sent, frame)
+        self._floor = max(self._floor, frame)
+
     def stand(self, now: float) -> None:
         """Stop the clock: paused or without a connection."""
         if self._stood_since is None:
@@ -47,6 +53,9 @@ class ViewerCredit:
 
     def frame(self, now: float) -> int:
         """Return the last frame that counts as played."""
+        return max(self._floor, self._played(now))
+
+    def _played(self, now: float) -> int:
         if self._pacing == "asap":
             return self._sent
         if self._acked is not None:

@@ -6,7 +6,7 @@ the queues; Redis decides who gets a ticket.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from server.fabric.queue import TAKEOVER_MS, Ticket, WorkQueue
 from server.fabric.record import read_record
 from server.fabric.streams import send_notice
 from server.tasks import end_tasks
-from server.worker.live import LiveParts, LiveStream
+from server.worker.live import LiveStream
+from server.worker.parts import LiveParts
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ TAKEOVER_EVERY_S = 1.0
 JobRunner = Callable[[Claim], Awaitable[None]]
 """Runs one claimed job: renews, works, finishes or releases. Cancelled when the worker drains,
 upon which it must release its claim."""
+
+ListModels = Callable[[], Sequence[Mapping[str, Any]]]
+"""Describes every model that could be served here; called in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,10 @@ class WorkerHost:
         card: ModelCard,
         parts: LiveParts,
         run_job: JobRunner | None = None,
+        list_models: ListModels | None = None,
     ) -> None:
         self._settings = settings
+        self._list_models = list_models
         self._card = card
         self._parts = parts
         self._run_job = run_job
@@ -79,6 +85,8 @@ class WorkerHost:
         live, job = WorkQueue(redis, name, "live"), WorkQueue(redis, name, "job")
         loops: list[Coroutine[Any, Any, None]] = [self._report()]
         loops.append(self._pull(live, self._room_live, self._serve_live))
+        if self._list_models is not None:
+            loops.append(self._announce_known(self._list_models))
         if self._run_job is not None:
             loops.append(self._pull(job, self._room_jobs, self._serve_job))
         tasks = [asyncio.create_task(loop) for loop in loops]
@@ -183,6 +191,16 @@ class WorkerHost:
             except FabricError as error:
                 log.warning("no report for now, Redis does not answer: %s", error)
             await asyncio.sleep(workers.SNAPSHOT_S)
+
+    async def _announce_known(self, list_models: ListModels) -> None:
+        """Publish what this machine has and needs of every model, so that gateways can show it."""
+        while True:
+            listing = await asyncio.to_thread(list_models)
+            try:
+                await workers.announce_known(self._parts.redis, self._settings.worker_id, listing)
+            except FabricError as error:
+                log.warning("no list of models for now, Redis does not answer: %s", error)
+            await asyncio.sleep(workers.KNOWN_S)
 
     def snapshot(self) -> Mapping[str, Any]:
         """Return what gateways show of this worker."""

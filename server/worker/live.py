@@ -7,40 +7,29 @@ Owns the stream's small state on the event loop; the engine owns what is generat
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Any
 
 from engine.types import (
     Admitted,
-    Credit,
     EngineEvent,
-    Pause,
-    Play,
-    PromptPart,
-    PromptUpdate,
     Refused,
     SessionEnded,
     SessionPaused,
     Stop,
-    UpdatePrompt,
     Wait,
 )
 from server.entries import config_to_json
 from server.fabric import keys
 from server.fabric.claim import RENEW_S, Claim
-from server.fabric.connection import Connection, FabricError
+from server.fabric.connection import FabricError
 from server.fabric.streams import drop_streams, read_entries
 from server.tasks import end_tasks
-from server.worker.bridge import EngineBridge
-from server.worker.credit import ViewerCredit
 from server.worker.encoders import Encoders
 from server.worker.output import Fenced, Output
-from server.worker.presence import Presence
+from server.worker.parts import LiveParts
 from server.worker.start import Beginning, beginning
-from server.worker.stats import WorkerStats
+from server.worker.steering import Steering
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +37,6 @@ WATCH_S = 0.2
 """How often presence and the clock's credit are looked at."""
 ENDED_MS = 60_000
 """How long the media stream and the record of an ended stream can still be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveParts:
-    """What every live stream of a worker shares."""
-
-    redis: Connection
-    bridge: EngineBridge
-    executor: Executor
-    stats: WorkerStats
-    resume_grace_s: float
-    clock: Callable[[], float] = time.monotonic
 
 
 class LiveStream:
@@ -85,19 +62,12 @@ class LiveStream:
         self._on_decided = on_decided
         self._claim = claim
         self._begin: Beginning = beginning(record, self.session_id, claim.epoch)
-        now = parts.clock()
-        live = self._begin.live
-        self._credit = ViewerCredit(live.pacing, live.fps, self._begin.offset.frames)
-        self._presence = Presence(parts.resume_grace_s, now)
-        self._control_at = self._begin.control_after
-        self._credited = -1
-        self._user_paused = False
-        self._running = True
         self._stop_reason = "stopped"
         self._stopping = False
         self._early: list[EngineEvent] = []
         self._output: Output | None = None
         self._encoders: Encoders | None = None
+        self._steering: Steering | None = None
 
     def stop(self, reason: str) -> None:
         """End the stream soon; ``run`` returns when it has ended."""
@@ -118,7 +88,8 @@ class LiveStream:
             if admitted is None:
                 return
             output = await self._open(admitted)
-            helpers += [self._task(self._obey_control()), self._task(self._watch())]
+            assert self._steering is not None, "opened together with the output"
+            helpers += [self._task(self._steering.obey()), self._task(self._steering.watch())]
             main = asyncio.create_task(output.run())
             await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
@@ -165,7 +136,7 @@ class LiveStream:
         if self._stopping:
             return self._stop_reason
         redis, key = self._parts.redis, keys.control(self.session_id)
-        entries = await read_entries(redis, key, self._control_at, count=1000)
+        entries = await read_entries(redis, key, self._begin.control_after, count=1000)
         if any(entry.message["type"] == "stop" for entry in entries):
             return "stopped"
         newest = await redis.do("XREVRANGE", key, "+", "-", "COUNT", 1)
@@ -191,6 +162,9 @@ class LiveStream:
             self._begin.offset,
             parts.stats,
             self._begin.pending,
+        )
+        self._steering = Steering(
+            parts, self._claim, self._begin, self._encoders, self._output, self.stop
         )
         for event in self._early:
             self._output.take(event)
@@ -245,7 +219,7 @@ class LiveStream:
 
     def _arrived(self, event: EngineEvent) -> None:
         """Take an engine event; those before the output is open wait for it."""
-        if isinstance(event, SessionPaused) and not self._user_paused:
+        if isinstance(event, SessionPaused) and not (self._steering and self._steering.paused):
             return
         if self._output is None:
             self._early.append(event)
@@ -260,87 +234,3 @@ class LiveStream:
                     raise Fenced(self.session_id)
             except FabricError as error:
                 log.warning("stream %s: claim not renewed: %s", self.session_id, error)
-
-    async def _obey_control(self) -> None:
-        redis, key = self._parts.redis, keys.control(self.session_id)
-        while True:
-            try:
-                entries = await read_entries(redis, key, self._control_at, block_ms=2000)
-            except FabricError as error:
-                log.warning("stream %s: no control for now: %s", self.session_id, error)
-                await asyncio.sleep(WATCH_S)
-                continue
-            for entry in entries:
-                self._control_at = entry.entry_id
-                await self._obey(entry.message)
-
-    async def _obey(self, message: dict[str, Any]) -> None:
-        now = self._parts.clock()
-        match message["type"]:
-            case "ack":
-                self._credit.acknowledged(int(message["frame"]))
-                self._give_credit(now)
-            case "sent":
-                self._credit.sent(int(message["frame"]), now)
-                self._give_credit(now)
-            case "beat":
-                self._presence.heard(message["conn"], now)
-            case "attach":
-                self._presence.attached(message["conn"], now)
-                self._follow_presence(now)
-            case "detach":
-                self._presence.detached(message["conn"], now)
-                self._follow_presence(now)
-            case "prompt":
-                await self._change_prompt(message)
-            case "pause":
-                self._user_paused = True
-                self._follow_presence(now)
-            case "play":
-                self._user_paused = False
-                self._follow_presence(now)
-            case "stop":
-                self.stop(message.get("reason", "stopped"))
-            case "codec":
-                assert self._encoders is not None
-                self._encoders.watched(message["codec"])
-            case unknown:
-                log.warning("stream %s: unknown control %r", self.session_id, unknown)
-
-    async def _change_prompt(self, message: dict[str, Any]) -> None:
-        assert self._output is not None
-        event_id = message["event_id"]
-        pending = self._output.expect(event_id)
-        parts = tuple(PromptPart(text, weight) for text, weight in message["prompts"])
-        update = PromptUpdate(
-            event_id, parts, int(message["transition_chunks"]), message["recache"]
-        )
-        self._parts.bridge.submit(UpdatePrompt(self._begin.spec.session_id, update))
-        fields = {"prompts": json.dumps(message["prompts"]), "pending": pending}
-        if not await self._claim.update({**fields, "control_at": self._control_at}):
-            raise Fenced(self.session_id)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_S)
-            now = self._parts.clock()
-            self._follow_presence(now)
-            self._give_credit(now)
-
-    def _follow_presence(self, now: float) -> None:
-        """Generate only while the viewer is there and wants it."""
-        state = self._presence.state(now)
-        if state == "gone":
-            self.stop("connection_lost")
-        wanted = state == "here" and not self._user_paused
-        if wanted != self._running:
-            self._running = wanted
-            session_id = self._begin.spec.session_id
-            self._parts.bridge.submit(Play(session_id) if wanted else Pause(session_id))
-            (self._credit.go if wanted else self._credit.stand)(now)
-
-    def _give_credit(self, now: float) -> None:
-        frame = self._credit.frame(now) - self._begin.offset.frames
-        if frame > self._credited:
-            self._credited = frame
-            self._parts.bridge.submit(Credit(self._begin.spec.session_id, frame))

@@ -15,7 +15,7 @@ from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
 from server.worker.build import Built, Say
 from server.worker.host import HostSettings, WorkerHost
-from server.worker.live import LiveParts
+from server.worker.parts import LiveParts
 from server.worker.stats import WorkerStats
 
 ENCODER_THREADS = 2
@@ -58,7 +58,9 @@ async def _serve(
         RunnerParts(store, bridge, settings.data_dir, executor, fingerprint=built.fingerprint)
     )
     parts = LiveParts(redis, bridge, executor, WorkerStats(), settings.resume_grace_s)
-    host = WorkerHost(HostSettings(worker_id, built.device), built.card, parts, jobs)
+    host = WorkerHost(
+        HostSettings(worker_id, built.device), built.card, parts, jobs, built.list_models
+    )
     serving = asyncio.create_task(host.run())
     told = asyncio.create_task(_wait(stopping))
     fit = bridge.capacity().streams_fit

@@ -29,6 +29,7 @@ class Beginning:
         offset: What was published before.
         control_after: Control entries up to this id were obeyed before.
         pending: Events whose receipt is still owed.
+        paused: Whether its viewer had paused it.
     """
 
     live: LiveSpec
@@ -36,6 +37,7 @@ class Beginning:
     offset: Offset
     control_after: str
     pending: tuple[str, ...]
+    paused: bool
 
     @property
     def goes_on(self) -> bool:
@@ -78,7 +80,9 @@ def beginning(record: Mapping[str, str], session_id: str, epoch: int) -> Beginni
         pacing=live.pacing,
         start_image=None if image is None else _picture(image, (live.width, live.height)),
     )
-    return Beginning(live, spec, offset, record.get("control_at", "0"), pending)
+    return Beginning(
+        live, spec, offset, record.get("control_at", "0"), pending, record.get("paused") == "1"
+    )
 
 
 def _picture(image: str, size: tuple[int, int]) -> NDArray[np.uint8]:

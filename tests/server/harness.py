@@ -24,7 +24,7 @@ from server.gateway.context import Gateway
 from server.wire.limits import Limits
 from server.worker.bridge import EngineBridge
 from server.worker.host import HostSettings, JobRunner, WorkerHost
-from server.worker.live import LiveParts
+from server.worker.parts import LiveParts
 from server.worker.stats import WorkerStats
 from tests.server.fakes import CHUNK, FakeEngine
 

@@ -58,3 +58,12 @@ def test_a_stream_taken_over_begins_behind_what_was_published() -> None:
     assert credit.frame(0.0) == 32
     credit.sent(44, 0.0)
     assert credit.frame(0.25) == 36
+
+
+def test_frames_that_cannot_be_shown_are_credited_without_ending_the_clock() -> None:
+    credit = ViewerCredit("realtime", 16)
+    credit.sent(8, 0.0)
+    credit.skipped(20)
+    assert credit.frame(0.0) == 20
+    credit.sent(200, 0.5)
+    assert credit.frame(10.0) == 159
