@@ -27,6 +27,8 @@ class EngineConfig:
         memory_share: Share of the device's free memory for caches and decoder states.
         page_tokens: Tokens of a page; None is a whole latent frame where all sizes allow it.
         prompt_bytes: Of each of the two caches of prompts.
+        encode_ahead: Embed texts on a thread of their own, so that a large text encoder stops no
+            stream; a change then takes effect when its text is ready. None: if it is large.
         adapt_steps: Lower the steps of streams whose viewers stall.
     """
 
@@ -37,6 +39,7 @@ class EngineConfig:
     memory_share: float = 0.5
     page_tokens: int | None = None
     prompt_bytes: int = 256 << 20
+    encode_ahead: bool | None = None
     adapt_steps: bool = True
 
 

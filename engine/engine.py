@@ -10,8 +10,8 @@ become frames (``pixels``). It knows neither threads nor wires.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from engine.config import EngineConfig, MemoryPlan, free_memory, plan_memory
 from engine.cost_table import CostTable
 from engine.door import Door
 from engine.generator import Generator
+from engine.held import Held
 from engine.measure import measure_costs
 from engine.noise_ahead import DrawNoise
 from engine.pixels import Pixels
@@ -42,7 +43,9 @@ from engine.types import (
     EngineEvent,
     Pause,
     Play,
+    PromptQueued,
     PromptRejected,
+    PromptSuperseded,
     PromptUpdate,
     Refused,
     SessionEnded,
@@ -58,19 +61,11 @@ from models.sampler import Schedule
 
 log = logging.getLogger(__name__)
 
+SMALL_TEXT_DIM = 1024
+"""Text encoders up to this width take milliseconds and run between two ticks."""
 
-@dataclass(slots=True)
-class _Held:
-    """A session with its device state and what it was counted for at the door."""
-
-    session: Session
-    stream: Stream
-    demand: Demand
-
-
-def plain_generator(model: LoadedModel, pool: KVPool) -> Generator:
-    """Build the generator that runs the model's transformer as it is."""
-    return Generator(model.transformer, model.entry.transformer, model.entry.cache, pool)
+POLL_S = 0.02
+"""How often to look whether texts have been embedded on the other thread."""
 
 
 class Engine:
@@ -111,12 +106,18 @@ class Engine:
             model.dtype,
             model.device,
         )
-        self.generator = (make_generator or plain_generator)(model, pool)
+        self.generator = (make_generator or Generator.of)(model, pool)
         anchors = entry.cache.recache == "every_chunk" and not entry.cache.keep_sink_on_recache
         context = (entry.cache.window_frames or 0) - entry.cache.chunk_frames
         self._pixels = Pixels(model.codec, model.device, 1 + 4 * (context - 1) if anchors else 0)
-        self._prompts = PromptStore(model.text, model.transformer.prompt_kv, config.prompt_bytes)
-        self._held: dict[str, _Held] = {}
+        ahead = config.encode_ahead
+        if ahead is None:
+            ahead = entry.text.dim > SMALL_TEXT_DIM
+        self._encoder = ThreadPoolExecutor(1, "text-encoder") if ahead else None
+        self._prompts = PromptStore(
+            model.text, model.transformer.prompt_kv, config.prompt_bytes, self._encoder
+        )
+        self._held: dict[str, Held] = {}
         self.costs = costs or measure_costs(
             model, self.generator, self._prompts, self._pixels, config.max_batch, clock
         )
@@ -157,7 +158,8 @@ class Engine:
             except SnapshotError as error:
                 self.generator.close(stream)
                 return Refused("bad_snapshot", str(error))
-        self._held[spec.session_id] = _Held(session, stream, demand)
+        self._held[spec.session_id] = Held(session, stream, demand)
+        self._prompts.request(session.prompts.texts)
         return Admitted(spec.session_id, shape.chunk_frames, session.next_frame)
 
     def snapshot(self, session_id: str) -> Snapshot | None:
@@ -165,6 +167,10 @@ class Engine:
         held = self._held.get(session_id)
         if held is None:
             return None
+        if held.arriving is not None:
+            # It was promised to the client, so it goes along.
+            held.session.update_prompt(held.arriving)
+            held.arriving = None
         return Snapshot.take(self._model_id, held.session.state(), held.stream, self.generator)
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
@@ -175,7 +181,7 @@ class Engine:
         session = held.session
         match command:
             case UpdatePrompt(update=update):
-                return self._update_prompt(session, update)
+                return self._update_prompt(held, update)
             case Credit(frame=frame):
                 session.playout.credit(frame, now)
             case Pause():
@@ -186,6 +192,11 @@ class Engine:
                 return (self._end(command.session_id, "stopped"),)
         return ()
 
+    def close(self) -> None:
+        """End the thread that embeds texts, if there is one."""
+        if self._encoder is not None:
+            self._encoder.shutdown(cancel_futures=True)
+
     def fail_all(self, error: str) -> tuple[EngineEvent, ...]:
         """End every session with ``error``."""
         return tuple(self._end(session_id, "error", error) for session_id in list(self._held))
@@ -194,24 +205,26 @@ class Engine:
 
     def next_deadline(self, now: float) -> float | None:
         """Return when ``step`` next has work without a further command; None is never."""
-        times = [held.session.runnable_at() for held in self._held.values()]
+        times = [
+            held.session.runnable_at() if self._prompts.ready(held.first_texts) else now + POLL_S
+            for held in self._held.values()
+        ]
+        times += [now + POLL_S for held in self._held.values() if held.arriving is not None]
         return min((at for at in times if at is not None), default=None)
 
     def step(self, now: float) -> tuple[EngineEvent, ...]:
         """Make at most one chunk for each session of one batch."""
+        arrived = self._take_arrived()
         output = schedule(self._candidates(now), self.costs, now, self._config.max_batch)
         if output is None:
-            return ()
+            return arrived
         try:
-            return self._tick(output, now)
+            return (*arrived, *self._tick(output, now))
         except Exception as error:
             log.exception("a tick failed for %s", ", ".join(output.session_ids))
             reason = f"{type(error).__name__}: {error}"
-            return tuple(
-                self._end(session_id, "error", reason)
-                for session_id in output.session_ids
-                if session_id in self._held
-            )
+            ended = (self._end(session_id, "error", reason) for session_id in output.session_ids)
+            return (*arrived, *ended)
 
     def capacity(self) -> Capacity:
         """Return how full the engine is."""
@@ -231,73 +244,70 @@ class Engine:
     # -- one tick -------------------------------------------------------------------------------
 
     def _candidates(self, now: float) -> list[Candidate]:
-        candidates = []
-        for session_id, held in self._held.items():
-            session = held.session
-            ready = session.runnable_at()
-            if ready is None or ready > now:
-                continue
-            candidates.append(
-                Candidate(
-                    session_id,
-                    session.spec.kind,
-                    session.pacing,
-                    session.playout.deadline(),
-                    ready,
-                    session.last_run,
-                    session.governor.steps,
-                    self._group(held),
-                )
-            )
-        return candidates
-
-    def _group(self, held: _Held) -> Hashable:
-        """Sessions of one group can share a batch."""
-        session = held.session
-        if session.chunk_index == 0 and session.spec.start_image is not None:
-            return session.spec.session_id
-        index = session.chunk_index
-        first = index == 0 and self.model.entry.sampler.first_chunk_steps is not None
-        return held.stream.latent_hw, session.shape.latents(index), first
+        own_first = self.model.entry.sampler.first_chunk_steps is not None
+        candidates = (
+            held.candidate(own_first, now)
+            for held in self._held.values()
+            if self._prompts.ready(held.first_texts)
+        )
+        return [candidate for candidate in candidates if candidate is not None]
 
     def _tick(self, output: SchedulerOutput, now: float) -> tuple[EngineEvent, ...]:
         rows = [self._held[session_id] for session_id in output.session_ids]
         started = self._clock()
         plans = [held.session.start_chunk(now) for held in rows]
-        if _is_given(rows[0].session, plans[0]):
+        if rows[0].starts_from_given(plans[0].index):
             latents = self._given_latents(rows[0], plans[0])
         else:
             latents = self._new_latents(rows, plans)
-        denoised = self._clock()
+        denoise_s = self._clock() - started
         events: list[EngineEvent] = []
         for row, (held, plan) in enumerate(zip(rows, plans, strict=True)):
-            decoding = self._clock()
-            frames = self._pixels.decode(held.stream, latents[row : row + 1])
-            ready = self._clock()
-            elapsed = ready - started
-            slack_s = held.session.finish_chunk(plan, now + elapsed, held.demand.chunk_s)
-            events.extend(held.session.receipts(plan))
-            events.append(
-                ChunkReady(
-                    session_id=held.session.spec.session_id,
-                    epoch=held.session.spec.epoch,
-                    chunk_index=plan.index,
-                    first_frame=plan.first_frame,
-                    num_frames=plan.frames,
-                    frames=_deliver(frames, held.session, plan),
-                    prompt_rev=plan.prompt.rev,
-                    steps=0 if _is_given(held.session, plan) else plan.steps,
-                    queue_ms=1000 * (now - plan.ready_since),
-                    denoise_ms=1000 * (denoised - started),
-                    decode_ms=1000 * (ready - decoding),
-                    slack_s=slack_s,
-                )
-            )
-            if plan.last:
-                events.append(self._end(held.session.spec.session_id, "complete"))
+            try:
+                events += self._finish(held, plan, latents[row : row + 1], now, started, denoise_s)
+            except Exception as error:
+                session_id = held.session.spec.session_id
+                log.exception("chunk %d of %s cannot be decoded", plan.index, session_id)
+                events.append(self._end(session_id, "error", f"{type(error).__name__}: {error}"))
         return tuple(events)
 
-    def _given_latents(self, held: _Held, plan: ChunkPlan) -> Tensor:
+    def _finish(
+        self,
+        held: Held,
+        plan: ChunkPlan,
+        latents: Tensor,
+        now: float,
+        started: float,
+        denoise_s: float,
+    ) -> list[EngineEvent]:
+        """Decode one row of a tick and report it."""
+        session = held.session
+        decoding = self._clock()
+        frames = held.delivered(self._pixels.decode(held.stream, latents), plan)
+        ready = self._clock()
+        slack_s = session.finish_chunk(plan, now + ready - started, held.demand.chunk_s)
+        events: list[EngineEvent] = [*session.receipts(plan)]
+        events.append(
+            ChunkReady(
+                session_id=session.spec.session_id,
+                epoch=session.spec.epoch,
+                chunk_index=plan.index,
+                first_frame=plan.first_frame,
+                num_frames=plan.frames,
+                frames=frames,
+                prompt_rev=plan.prompt.rev,
+                steps=0 if held.starts_from_given(plan.index) else plan.steps,
+                queue_ms=1000 * (now - plan.ready_since),
+                denoise_ms=1000 * denoise_s,
+                decode_ms=1000 * (ready - decoding),
+                slack_s=slack_s,
+            )
+        )
+        if plan.last:
+            events.append(self._end(session.spec.session_id, "complete"))
+        return events
+
+    def _given_latents(self, held: Held, plan: ChunkPlan) -> Tensor:
         """Encode the start image or clip and put it at the start of the stream's cache."""
         image = held.session.spec.start_image
         assert image is not None
@@ -306,7 +316,7 @@ class Engine:
         self.generator.prefill(held.stream, latents, self._prompts.get(plan.prompt.mix))
         return latents
 
-    def _new_latents(self, rows: Sequence[_Held], plans: Sequence[ChunkPlan]) -> Tensor:
+    def _new_latents(self, rows: Sequence[Held], plans: Sequence[ChunkPlan]) -> Tensor:
         frames = plans[0].latents
         shape = (frames, self.model.entry.transformer.out_channels, *rows[0].stream.latent_hw)
 
@@ -346,13 +356,36 @@ class Engine:
                 f"a snapshot of {snapshot.model}; this engine runs {self._model_id}; restore it there"
             )
         snapshot.put(stream, self.generator)
-        session.restore(snapshot.session, expected_s)
+        try:
+            session.restore(snapshot.session, expected_s)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"a damaged snapshot ({error!r}); start the stream anew") from None
 
-    def _update_prompt(self, session: Session, update: PromptUpdate) -> tuple[EngineEvent, ...]:
+    def _update_prompt(self, held: Held, update: PromptUpdate) -> tuple[EngineEvent, ...]:
+        """Queue a change at once, or when its texts have been embedded."""
+        session = held.session
         problem = problem_with(update.prompts)
         if problem is not None:
             return (PromptRejected(session.spec.session_id, update.event_id, problem),)
-        return session.update_prompt(update)
+        texts = [part.text for part in update.prompts]
+        self._prompts.request(texts)
+        session_id, replaced = session.spec.session_id, held.arriving
+        held.arriving = update
+        events: list[EngineEvent] = [PromptQueued(session_id, update.event_id, session.chunk_index)]
+        if replaced is not None:
+            events.append(PromptSuperseded(session_id, replaced.event_id, update.event_id))
+        return (*events, *self._take_arrived([held]))
+
+    def _take_arrived(self, rows: Iterable[Held] | None = None) -> tuple[EngineEvent, ...]:
+        """Hand changes whose texts are embedded to their sessions."""
+        events: list[EngineEvent] = []
+        for held in self._held.values() if rows is None else rows:
+            update = held.arriving
+            if update is None or not self._prompts.ready([p.text for p in update.prompts]):
+                continue
+            held.arriving = None
+            events.extend(held.session.update_prompt(update))
+        return tuple(events)
 
     def _demands(self) -> list[Demand]:
         return [held.demand for held in self._held.values()]
@@ -362,15 +395,3 @@ class Engine:
         self.generator.close(held.stream)
         session = held.session
         return SessionEnded(session_id, reason, session.chunk_index, session.next_frame, error)
-
-
-def _is_given(session: Session, plan: ChunkPlan) -> bool:
-    """Whether the chunk is the image or clip that the stream starts from."""
-    return plan.index == 0 and session.spec.start_image is not None
-
-
-def _deliver(frames: Tensor, session: Session, plan: ChunkPlan) -> Tensor:
-    """Cut decoded frames to what the chunk delivers: the newest of a start, the oldest of an end."""
-    if _is_given(session, plan):
-        frames = frames[frames.shape[0] - session.shape.first_frames :]
-    return frames[: plan.frames]

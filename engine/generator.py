@@ -20,6 +20,7 @@ from engine.recache import strategy_for
 from engine.stream import Stream
 from engine.window import PageTable
 from models.config import TransformerConfig
+from models.interface import LoadedModel
 from models.kv import KVView
 from models.paged_kv import KVPool, PagedKV, RowPages
 from models.policy import CachePolicy, RopeMode
@@ -73,6 +74,11 @@ class Generator:
         self._make_view = make_view
         self._denoiser = denoiser
         self._recache = strategy_for(policy)
+
+    @classmethod
+    def of(cls, model: LoadedModel, pool: KVPool) -> Generator:
+        """Build the generator that runs a model's transformer as it is."""
+        return cls(model.transformer, model.entry.transformer, model.entry.cache, pool)
 
     @property
     def keeps_cache(self) -> bool:

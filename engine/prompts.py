@@ -8,7 +8,8 @@ longest ago when they exceed their bytes; a session keeps what it is using by a 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from typing import Generic, TypeVar
 
 import torch
@@ -39,6 +40,9 @@ class ByteCache(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._items
+
     def get(self, key: K, make: Callable[[], V]) -> V:
         """Return the value of ``key``, made now if it is not kept."""
         if key in self._items:
@@ -59,24 +63,55 @@ class PromptStore:
         text: The text encoder.
         prompt_kv: The network's preparation of an embedding ``[1, P, text_dim]``.
         limit_bytes: Of each of the two caches.
+        executor: One thread that embeds texts ahead; None embeds them when they are needed.
     """
 
     def __init__(
-        self, text: TextEncoder, prompt_kv: Callable[[Tensor], PromptKV], limit_bytes: int
+        self,
+        text: TextEncoder,
+        prompt_kv: Callable[[Tensor], PromptKV],
+        limit_bytes: int,
+        executor: Executor | None = None,
     ) -> None:
         self._text = text
         self._prompt_kv = prompt_kv
         self._embeddings: ByteCache[str, Tensor] = ByteCache(limit_bytes, lambda x: x.nbytes)
+        self._executor = executor
+        self._asked: dict[str, Future[Tensor]] = {}
         self._prepared: ByteCache[Prompts, PromptKV] = ByteCache(limit_bytes, kv_bytes)
+
+    def request(self, texts: Iterable[str]) -> None:
+        """Start to embed texts ahead, where there is a thread for it."""
+        if self._executor is None:
+            return
+        # What nobody came back for moves to the cache, which is bounded.
+        for text, asked in list(self._asked.items()):
+            if asked.done():
+                del self._asked[text]
+                if asked.exception() is None:
+                    self._embeddings.get(text, asked.result)
+        for text in texts:
+            if text not in self._embeddings and text not in self._asked:
+                self._asked[text] = self._executor.submit(self._encode, text)
+
+    def ready(self, texts: Iterable[str]) -> bool:
+        """Whether ``get`` of a blend of ``texts`` would not wait for the text encoder."""
+        return all(text not in self._asked or self._asked[text].done() for text in texts)
 
     @torch.inference_mode()
     def get(self, mix: Prompts) -> PromptKV:
         """Return the keys and values of a blend, batch size 1."""
         return self._prepared.get(mix, lambda: self._prompt_kv(self._embed(mix)))
 
+    @torch.inference_mode()
+    def _encode(self, text: str) -> Tensor:
+        return self._text.encode([text])
+
     def _embed(self, mix: Prompts) -> Tensor:
         def one(text: str) -> Tensor:
-            return self._embeddings.get(text, lambda: self._text.encode([text]))
+            asked = self._asked.pop(text, None)
+            make = (lambda: self._encode(text)) if asked is None else asked.result
+            return self._embeddings.get(text, make)
 
         if len(mix) == 1:
             return one(mix[0].text)

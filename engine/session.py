@@ -15,7 +15,6 @@ from engine.types import (
     EngineEvent,
     Pacing,
     PromptApplied,
-    PromptQueued,
     PromptSuperseded,
     PromptUpdate,
     SessionPaused,
@@ -189,13 +188,11 @@ class Session:
         return (*gone, *applied)
 
     def update_prompt(self, update: PromptUpdate) -> tuple[EngineEvent, ...]:
-        """Queue a prompt change for the next chunk that starts."""
-        session_id = self.spec.session_id
+        """Take a prompt change for the next chunk that starts; report what it replaces."""
         replaced = self.prompts.queue(update)
-        events: list[EngineEvent] = [PromptQueued(session_id, update.event_id, self.chunk_index)]
-        if replaced is not None:
-            events.append(PromptSuperseded(session_id, replaced, update.event_id))
-        return tuple(events)
+        if replaced is None:
+            return ()
+        return (PromptSuperseded(self.spec.session_id, replaced, update.event_id),)
 
     def pause(self, now: float) -> tuple[EngineEvent, ...]:
         """Start no further chunk."""

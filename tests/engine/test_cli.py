@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import engine.cli as cli
-from engine.requests import parse_switch, read_requests
+from engine.requests import parse_switch, read_clip, read_picture, read_requests
 from tests.fakes import tiny_test_model
 
 
@@ -96,6 +96,71 @@ def test_a_clip_starts_from_an_image(tiny, tmp_path, capsys):
     assert said["frames"] == 16
 
 
+def test_a_start_image_is_cut_to_the_size_and_not_squeezed(tmp_path):
+    wide = Image.new("RGB", (96, 32), (200, 10, 10))
+    wide.paste((10, 10, 200), (0, 0, 16, 32))  # falls off on the left
+    wide.save(tmp_path / "wide.png")
+    picture = read_picture(tmp_path / "wide.png", (64, 32))
+    assert picture.shape == (32, 64, 3)
+    assert (picture == (200, 10, 10)).all()
+
+
+def test_a_clip_goes_on_from_a_clip_and_shows_it_first(tiny, tmp_path, capsys):
+    run(capsys, "--prompt", "a", "--seconds", 1, "--out", tmp_path / "first.npz")
+    status, said = run(
+        capsys,
+        *("--prompt", "b", "--switch", "0.5=c", "--seconds", 1, "--steps", 1),
+        *("--continue", tmp_path / "first.npz", "--out", tmp_path / "second.npz"),
+    )
+    assert status == 0
+    # Of 16 frames the newest 13 are whole latent frames; 16 new ones follow.
+    assert said["frames"] == 13 + 16
+    assert said["clips"][0]["switches"][0]["frame"] == 13 + 12
+
+
+def test_a_clip_may_be_a_folder_of_pictures_or_named_in_requests(tiny, tmp_path, capsys):
+    (tmp_path / "clip").mkdir()
+    for index in range(6):
+        Image.new("RGB", (64, 32), (40 * index, 0, 0)).save(tmp_path / "clip" / f"{index}.png")
+    frames = read_clip(tmp_path / "clip", (64, 32))
+    assert [int(frame[0, 0, 0]) for frame in frames] == [0, 40, 80, 120, 160, 200]
+    line = {"prompt": "a", "continue": str(tmp_path / "clip"), "seconds": 0.5, "name": "on"}
+    (tmp_path / "r.jsonl").write_text(json.dumps(line))
+    status, said = run(capsys, "--requests", tmp_path / "r.jsonl", "--out", tmp_path / "o")
+    assert status == 0
+    assert said["frames"] == 5 + 8
+
+
+def test_codec_and_place_of_the_text_encoder_are_passed_on(tiny, tmp_path, capsys):
+    words = ["--prompt", "a", "--seconds", 0.1, "--steps", 1, "--out", tmp_path / "o.npz"]
+    run(capsys, *words)
+    run(capsys, *words, "--codec", "wan-vae", "--text-device", "offload")
+    passed = [(options["codec"], options["text_placement"]) for _, options in tiny]
+    assert passed == [(None, "device"), ("wan-vae", "offload")]
+
+
+@pytest.mark.parametrize("begins", ["--image", "--continue"])
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", None])
+def test_a_start_that_cannot_be_read_is_one_line(tiny, tmp_path, capsys, begins, content):
+    if content is not None:
+        (tmp_path / "start").write_bytes(content)
+    status, err = run(
+        capsys, "--prompt", "a", begins, tmp_path / "start", "--out", tmp_path / "o.npz"
+    )
+    assert status == 2
+    assert str(tmp_path / "start") in err
+    assert err.count("\n") == 1
+
+
+def test_a_clip_of_another_kind_of_numbers_is_one_line(tiny, tmp_path, capsys):
+    np.savez(tmp_path / "clip.npz", frames=np.zeros((5, 32, 64, 3), np.float32))
+    status, err = run(
+        capsys, "--prompt", "a", "--continue", tmp_path / "clip.npz", "--out", tmp_path / "o.npz"
+    )
+    assert status == 2
+    assert "float32 [5, 32, 64, 3]; give an .npz with frames uint8" in err
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -103,6 +168,10 @@ def test_a_clip_starts_from_an_image(tiny, tmp_path, capsys):
         (["--prompt", "a", "--size", "big", "--out", "x.npz"], "WIDTHxHEIGHT"),
         (["--prompt", "a", "--size", "7x7", "--out", "x.npz"], "64x32"),
         (["--prompt", "a", "--switch", "soon", "--out", "x.npz"], "SECONDS=PROMPT"),
+        (
+            ["--prompt", "a", "--image", "a.png", "--continue", "b.npz", "--out", "x.npz"],
+            "begins with one",
+        ),
         (["--requests", "nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
     ],
 )

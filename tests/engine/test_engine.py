@@ -1,3 +1,5 @@
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +31,7 @@ from engine.types import (
     Wait,
 )
 from models.policy import CachePolicy
-from tests.fakes_engine import COSTS, fake_model, memory_for, network_of
+from tests.fakes_engine import COSTS, FakeText, fake_model, memory_for, network_of
 
 TOGETHER = CostTable({1: 0.01, 2: 0.011, 4: 0.012}, decode_s=0.001, recache_s=0.01)
 
@@ -414,3 +416,94 @@ def test_prompts_are_encoded_once_however_many_sessions_use_them(engine, clock):
         engine.admit(spec(name, "the same words", num_frames=21), clock.now)
     drive(engine, clock)
     assert engine.model.text.encoded.count("the same words") == 1
+
+
+class SlowText(FakeText):
+    """Embeds a text when the test lets it."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = {}
+        self.broken = set()
+
+    def gate(self, text):
+        return self.gates.setdefault(text, threading.Event())
+
+    def encode(self, texts):
+        for text in texts:
+            assert self.gate(text).wait(10)
+            if text in self.broken:
+                raise RuntimeError(f"cannot read {text}")
+        return super().encode(texts)
+
+
+@pytest.fixture
+def slow(clock):
+    """An engine whose texts are embedded on a thread of their own."""
+    model = replace(fake_model(), text=SlowText())
+    engine = make_engine(clock, model=model, encode_ahead=True)
+    yield engine, model.text
+    for event in model.text.gates.values():
+        event.set()
+    engine.close()
+
+
+def wait_until_embedded(engine, *texts):
+    deadline = time.monotonic() + 10
+    while not engine._prompts.ready(texts):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_slow_text_encoder_holds_up_only_the_stream_that_needs_it(slow, clock):
+    engine, text = slow
+    text.gate("ready").set()
+    engine.admit(spec("a", "ready", num_frames=45), clock.now)
+    wait_until_embedded(engine, "ready")
+    engine.admit(spec("b", "slow", num_frames=9), clock.now)
+    events = drive(engine, clock, 10)
+    assert {event.session_id for event in events} == {"a"}
+    assert engine.next_deadline(clock.now) is not None
+    text.gate("slow").set()
+    wait_until_embedded(engine, "slow")
+    assert [event.session_id for event in drive(engine, clock)] == ["b", "b"]
+
+
+def test_a_change_takes_effect_when_its_text_is_ready(slow, clock):
+    engine, text = slow
+    text.gate("a red ball").set()
+    engine.admit(spec(num_frames=93), clock.now)
+    wait_until_embedded(engine, "a red ball")
+    drive(engine, clock, 2)
+    for name in ("e1", "e2"):
+        update = PromptUpdate(name, (PromptPart(name),))
+        answers = engine.apply(UpdatePrompt("s", update), clock.now)
+        assert answers[0] == PromptQueued("s", name, 2)
+    assert answers[1:] == (PromptSuperseded("s", "e1", "e2"),)
+    assert not [e for e in drive(engine, clock, 2) if isinstance(e, PromptApplied)]
+    text.gate("e1").set()
+    text.gate("e2").set()
+    wait_until_embedded(engine, "e2")
+    (applied,) = [e for e in drive(engine, clock) if isinstance(e, PromptApplied)]
+    assert applied == PromptApplied("s", "e2", 4, 45)
+
+
+def test_a_text_that_cannot_be_embedded_ends_its_stream_with_the_reason(slow, clock):
+    engine, text = slow
+    text.broken.add("bad")
+    text.gate("bad").set()
+    engine.admit(spec("a", "bad"), clock.now)
+    wait_until_embedded(engine, "bad")
+    (ended,) = drive(engine, clock)
+    assert "cannot read bad" in ended.error
+
+
+def test_texts_that_nobody_came_back_for_do_not_pile_up(slow, clock):
+    engine, text = slow
+    for index in range(20):
+        name = f"text {index}"
+        text.gate(name).set()
+        engine.admit(spec("a", name), clock.now)
+        engine.apply(Stop("a"), clock.now)
+        wait_until_embedded(engine, name)
+    assert len(engine._prompts._asked) <= 1

@@ -1,0 +1,78 @@
+"""A session together with its device state, as the engine holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from engine.admission import Demand
+from engine.scheduler import Candidate
+from engine.session import ChunkPlan, Session
+from engine.stream import Stream
+from engine.types import PromptUpdate
+
+
+@dataclass(slots=True)
+class Held:
+    """One admitted stream.
+
+    Attributes:
+        session: Its state machine.
+        stream: Its pages and tensors.
+        demand: What it was counted for at the door.
+        arriving: A prompt change whose texts are being embedded.
+    """
+
+    session: Session
+    stream: Stream
+    demand: Demand
+    arriving: PromptUpdate | None = None
+
+    @property
+    def first_texts(self) -> tuple[str, ...]:
+        """Texts without which its next chunk cannot start."""
+        if self.session.chunk_index > 0:
+            return ()
+        return tuple(part.text for part in self.session.spec.prompts)
+
+    def candidate(self, own_first_schedule: bool, now: float) -> Candidate | None:
+        """Describe it to the scheduler; None while it may not run.
+
+        Args:
+            own_first_schedule: The model's first chunk has other steps than the rest.
+            now: Current time.
+        """
+        session = self.session
+        ready = session.runnable_at()
+        if ready is None or ready > now:
+            return None
+        return Candidate(
+            session.spec.session_id,
+            session.spec.kind,
+            session.pacing,
+            session.playout.deadline(),
+            ready,
+            session.last_run,
+            session.governor.steps,
+            self._group(own_first_schedule),
+        )
+
+    def starts_from_given(self, chunk_index: int) -> bool:
+        """Whether a chunk is the image or clip that the stream starts from."""
+        return chunk_index == 0 and self.session.spec.start_image is not None
+
+    def delivered(self, frames: Tensor, plan: ChunkPlan) -> Tensor:
+        """Cut decoded frames to what the chunk delivers: a start's newest, an end's oldest."""
+        if self.starts_from_given(plan.index):
+            frames = frames[frames.shape[0] - self.session.shape.first_frames :]
+        return frames[: plan.frames]
+
+    def _group(self, own_first_schedule: bool) -> Hashable:
+        """Sessions of one group can share a batch."""
+        index = self.session.chunk_index
+        if self.starts_from_given(index):
+            return self.session.spec.session_id
+        first = index == 0 and own_first_schedule
+        return self.stream.latent_hw, self.session.shape.latents(index), first
