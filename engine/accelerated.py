@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from engine.cuda_graph import CapturedDenoiser
-from engine.generator import Generator
+from engine.generator import Generator, guidance_of
 from engine.merged import MergingGenerator
 from kernels.backend import Kernels
 from models.interface import LoadedModel
@@ -35,6 +35,12 @@ def generator_factory(
 
     def build(model: LoadedModel, pool: KVPool) -> Generator:
         entry, denoiser = model.entry, None
+        view = partial(PagedKV, kernels=kernels)
+        guidance = guidance_of(model)
+        if guidance is not None:
+            # Two passes a step are the plain loop's; such a model waits to be distilled.
+            network, cache = model.transformer, entry.cache
+            return Generator(network, entry.transformer, cache, pool, view, guidance=guidance)
         if pool.k.device.type == "cuda":
             denoiser = CapturedDenoiser(
                 model.transformer,
@@ -46,7 +52,6 @@ def generator_factory(
                 max_steps=max_steps,
                 capture=capture,
             )
-        view = partial(PagedKV, kernels=kernels)
         kind = MergingGenerator if merge_clean_pass else Generator
         return kind(model.transformer, entry.transformer, entry.cache, pool, view, denoiser)
 

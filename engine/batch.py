@@ -52,6 +52,19 @@ Draw = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance of the denoising steps; the clean pass takes the prompt alone.
+
+    Attributes:
+        scale: See ``models.sampler.Sampler.guidance``.
+        empty: Keys and values of the empty prompt, one row.
+    """
+
+    scale: float
+    empty: PromptKV
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkBatch:
     """One chunk for each of B rows, all of the same shape and schedule.
 
@@ -61,6 +74,7 @@ class ChunkBatch:
         schedule: Timesteps and sigmas of the steps.
         draw: Noise by step.
         context_timestep: Of the clean pass; None leaves it out.
+        guidance: None is none.
     """
 
     kv: KVView
@@ -68,3 +82,4 @@ class ChunkBatch:
     schedule: Schedule | DeviceSchedule
     draw: Draw
     context_timestep: float | Tensor | None
+    guidance: Guidance | None = None

@@ -78,7 +78,7 @@ def denoise(network: Network, batch: ChunkBatch, trace: Trace | None = None) -> 
     for step, (timestep, sigma) in enumerate(steps):
         if step > 0:
             noisy = renoise(clean, noise, sigma)
-        flow = network(noisy, _times(noisy, timestep), batch.prompt, batch.kv)
+        flow = _velocity(network, batch, noisy, _times(noisy, timestep))
         clean = x0_from_velocity(noisy, flow, sigma)
         if step + 1 < len(steps):
             fresh = schedule.fresh_noise
@@ -94,6 +94,16 @@ def denoise(network: Network, batch: ChunkBatch, trace: Trace | None = None) -> 
         if trace is not None:
             trace("flow", len(steps), flow)
     return clean
+
+
+def _velocity(network: Network, batch: ChunkBatch, noisy: Tensor, times: Tensor) -> Tensor:
+    """Predict the velocity of a step, guided where the batch asks for it."""
+    if batch.guidance is None:
+        return network(noisy, times, batch.prompt, batch.kv)
+    empty = PromptKV.stack([batch.guidance.empty] * len(noisy))
+    # The prompt's own pass comes last: its keys are those that stay if no clean pass follows.
+    without = network(noisy, times, empty, batch.kv)
+    return torch.lerp(without, network(noisy, times, batch.prompt, batch.kv), batch.guidance.scale)
 
 
 def _times(latents: Tensor, timestep: float | Tensor) -> Tensor:

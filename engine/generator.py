@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.batch import ChunkBatch, Draw
+from engine.batch import ChunkBatch, Draw, Guidance
 from engine.denoise import ChunkDenoiser, Network, Trace, denoise
 from engine.page_pool import PagePool
 from engine.recache import strategy_for
@@ -45,6 +45,15 @@ class MakeView(Protocol):
         ...
 
 
+@torch.inference_mode()
+def guidance_of(model: LoadedModel) -> Guidance | None:
+    """Prepare the guidance that a model's sampler asks for; None when it asks for none."""
+    scale = model.entry.sampler.guidance
+    if scale == 1:
+        return None
+    return Guidance(scale, model.transformer.prompt_kv(model.text.encode([""])))
+
+
 class Generator:
     """The network with its cache.
 
@@ -55,6 +64,7 @@ class Generator:
         pool: Memory of the keys and values.
         make_view: Another paged view, for a device that has a faster one.
         denoiser: Makes chunks in its own way, over the same pool; None is the plain loop.
+        guidance: Of the denoising steps; only the plain loop can.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class Generator:
         pool: KVPool,
         make_view: MakeView = PagedKV,
         denoiser: ChunkDenoiser | None = None,
+        guidance: Guidance | None = None,
     ) -> None:
+        assert denoiser is None or guidance is None, "guidance is the plain loop's"
         self.pages = PagePool(pool.pages)
         self.pool = pool
         self.policy = policy
@@ -73,12 +85,15 @@ class Generator:
         self._config = config
         self._make_view = make_view
         self._denoiser = denoiser
+        self._guidance = guidance
         self._recache = strategy_for(policy)
 
     @classmethod
     def of(cls, model: LoadedModel, pool: KVPool) -> Generator:
         """Build the generator that runs a model's transformer as it is."""
-        return cls(model.transformer, model.entry.transformer, model.entry.cache, pool)
+        entry = model.entry
+        guidance = guidance_of(model)
+        return cls(model.transformer, entry.transformer, entry.cache, pool, guidance=guidance)
 
     @property
     def keeps_cache(self) -> bool:
@@ -176,6 +191,7 @@ class Generator:
                 schedule=schedule,
                 draw=draw,
                 context_timestep=context,
+                guidance=self._guidance,
             )
             latents = denoise(self._network, batch, trace)
         for row, stream in enumerate(streams):

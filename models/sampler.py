@@ -57,6 +57,9 @@ class Sampler:
             trained at, and evenly spaced timesteps from 1000 down when more are. "linspace"
             takes evenly spaced whole timesteps from 1000 to 0, both included (Krea).
         fresh_noise: noise every estimate with a new draw; False keeps the noise it came from.
+        guidance: how far to go from the empty prompt's velocity towards and beyond the prompt's
+            (Ho and Salimans 2022, arXiv:2207.12598), at two passes a step; 1 is none of it, as
+            distilled models want.
     """
 
     shift: float = 5.0
@@ -65,6 +68,7 @@ class Sampler:
     first_chunk_steps: tuple[float, ...] | None = None
     spacing: Literal["subset", "linspace"] = "subset"
     fresh_noise: bool = True
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         for steps in (self.steps, self.first_chunk_steps or self.steps):
@@ -74,6 +78,10 @@ class Sampler:
                     f"steps {steps}; they must descend within 0 to {TABLE_LENGTH}, each once; "
                     "list the highest noise first"
                 )
+        if self.guidance < 1:
+            raise ValueError(
+                f"guidance {self.guidance}; 1 is none, more is stronger; use 1 or more"
+            )
         if self.shift <= 0:
             raise ValueError(f"shift {self.shift}; it must be positive")
 

@@ -89,9 +89,20 @@ def train_autoencoder(
     clips: Callable[[], Tensor],
     device: torch.device,
     *,
+    encode: Callable[[Tensor], Tensor] | None = None,
     compiled: bool = False,
 ) -> Taehv:
-    """Train ``codec`` in place on ``clips()`` ``[B, T, 3, h, w]``; returns the averaged, folded model."""
+    """Train ``codec`` in place; returns the averaged model, its latents of unit variance.
+
+    Args:
+        stage: Counts and keeps.
+        recipe: Of this stage.
+        codec: What is trained.
+        clips: Makes the next batch ``[B, T, 3, h, w]`` in [-1, 1].
+        device: Where it computes.
+        encode: A shorter way to what the encoder computes, for one that is not trained.
+        compiled: Compile the step.
+    """
     to_channels_last(codec, device)
     codec.encoder.requires_grad_(recipe.train_encoder)
     scale = LatentScale(codec.config.latent_channels).to(device)
@@ -114,9 +125,11 @@ def train_autoencoder(
 
     def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
-            latents, _ = codec.encode(pixels)
             if recipe.train_encoder:
-                latents = scale(latents)
+                latents = scale(codec.encode(pixels)[0])
+            else:
+                with torch.no_grad():
+                    latents = encode(pixels) if encode else codec.encode(pixels)[0]
             level = torch.rand(latents.shape[0], 1, 1, 1, 1, device=device) * recipe.latent_noise
             noisy = latents + level * torch.randn_like(latents)
             guess, _ = codec.decode(noisy, clamp=False)

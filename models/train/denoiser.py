@@ -41,6 +41,9 @@ class Denoiser(nn.Module):
             True: ChunkwiseKV.of(positions, recipe.grid, head_dim, recipe.chunk_frames, kernels),
             False: BlockCausalKV.of(positions, recipe.grid, head_dim, kernels=kernels),
         }
+        self._opening = ChunkwiseKV.of(
+            positions[: recipe.chunk_frames], recipe.grid, head_dim, recipe.chunk_frames, kernels
+        )
         self._forced = BlockCausalKV.of(
             positions.repeat(2),
             recipe.grid,
@@ -65,6 +68,12 @@ class Denoiser(nn.Module):
         """
         prompt = self.transformer.prompt_kv(context)
         flow: Tensor = self.transformer(latents, 1000.0 * sigma, prompt, self._views[causal])
+        return flow
+
+    def opening_velocity(self, latents: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """Predict the velocity of the first chunk of a stream ``[B, f, C, H, W]``."""
+        prompt = self.transformer.prompt_kv(context)
+        flow: Tensor = self.transformer(latents, 1000.0 * sigma, prompt, self._opening)
         return flow
 
     def forced_velocity(

@@ -69,7 +69,7 @@ def export(run: Run, student: str, out: Path, notes: dict[str, Any]) -> None:
 def entry_of(recipe: Recipe, *, distilled: bool) -> ModelEntry:
     """The registry's bundled model with what this recipe made of it.
 
-    A network that was not distilled samples by Euler's method, without fresh noise.
+    A network that was not distilled is sampled as ``Recipe.undistilled`` says.
     """
     bundled = registry.LONGTAKE_TINY
     return replace(
@@ -77,7 +77,7 @@ def entry_of(recipe: Recipe, *, distilled: bool) -> ModelEntry:
         transformer=recipe.transformer,
         text=recipe.text,
         codecs=(replace(bundled.codec, config=recipe.codec),),
-        sampler=replace(recipe.sampler, fresh_noise=distilled),
+        sampler=recipe.sampler if distilled else recipe.undistilled,
         cache=policy_of(recipe),
         sizes=((recipe.width, recipe.height),),
         fps=recipe.fps,

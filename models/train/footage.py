@@ -17,7 +17,7 @@ from torch import Tensor
 from models.tokenizer import Tokenizer, token_ids
 from models.train.captions import caption_batch
 from models.train.recipe import Recipe
-from models.train.windows import CHUNKS, Item
+from models.train.windows import CHUNKS, Item, Opening
 from models.train.world_motion import anchored
 from models.train.world_render import render, render_switch
 from models.train.world_scene import SceneBatch, change_some, draw_scenes
@@ -116,6 +116,25 @@ class Footage:
             text=ids.view(count, 2, -1).to(device),
             text_mask=mask.view(count, 2, -1).to(device),
         )
+
+    @torch.no_grad()
+    def openings(
+        self, count: int, encode: Callable[[Tensor], Tensor], tokenizer: Tokenizer
+    ) -> Opening:
+        """Render and encode the first chunks of ``count`` streams."""
+        recipe = self._recipe
+        scenes = draw_scenes(self._draw, count)
+        begin = self._draw.integers(0, int(_START_S * recipe.fps), count)
+        pixels = render(
+            scenes,
+            begin,
+            4 * recipe.chunk_frames - 3,
+            size=(recipe.width, recipe.height),
+            device=self._device,
+        )
+        texts = caption_batch(scenes, self._draw)
+        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
+        return Opening(encode(pixels), ids.to(self._device), mask.to(self._device))
 
     def _film(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
         """Render a clip; only rows that hold both scenes cost two renders."""

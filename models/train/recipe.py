@@ -53,6 +53,8 @@ class TeacherRecipe:
     """Diffusion forcing: independent noise per chunk, block-causal; and whole windows, bidirectional.
 
     ``half_weights`` keeps the live weights in bfloat16 with float32 masters, the faster way on a CPU.
+    In ``opening_share`` of the steps the network sees only first chunks, ``opening_batch`` of them:
+    what a prompt looks like is learned there, for a quarter of a window's tokens.
     """
 
     limits: StageLimits
@@ -65,6 +67,8 @@ class TeacherRecipe:
     shift: float = 3.0
     decay: float = 0.999
     half_weights: bool = False
+    opening_share: float = 0.0
+    opening_batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Recipe:
     teacher: TeacherRecipe
     initialise: InitialiseRecipe
     distil: DistilRecipe
+    guidance: float = 2.5
     classifier_steps: int = 3000
     vocabulary: int = 512
     seed: int = 1
@@ -125,6 +130,11 @@ class Recipe:
     def grid(self) -> tuple[int, int]:
         """Tokens of a latent frame, (rows, columns)."""
         return self.height // 16, self.width // 16
+
+    @property
+    def undistilled(self) -> Sampler:
+        """How the teacher itself is sampled: Euler's method, guided."""
+        return replace(self.sampler, fresh_noise=False, guidance=self.guidance)
 
     def within(self, stage: str, budget_s: float) -> "Recipe":
         """The same recipe with ``stage`` bounded to ``budget_s`` seconds."""
@@ -195,6 +205,8 @@ def first_light() -> Recipe:
             peak=2.5e-3,
             bidirectional_share=0.0,
             half_weights=True,
+            opening_share=0.7,
+            opening_batch=48,
         ),
     )
 
@@ -213,7 +225,7 @@ def smoke() -> Recipe:
         height=32,
         autoencoder=AutoencoderRecipe(few, batch=2, frames=5),
         data=DataRecipe(held=4, at_once=2, refresh_every=1),
-        teacher=TeacherRecipe(StageLimits(21), batch=2),
+        teacher=TeacherRecipe(StageLimits(21), batch=2, opening_share=0.3, opening_batch=3),
         initialise=InitialiseRecipe(StageLimits(5), batch=2, ode_steps=4),
         distil=DistilRecipe(StageLimits(3), batch=2, max_chunks=5, critic_updates=1),
     )

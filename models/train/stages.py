@@ -24,7 +24,7 @@ from models.train.initialise import train_initialise
 from models.train.recipe import Recipe
 from models.train.run_folder import Clock, Stage, StageLimits, TrainingError, save_weights
 from models.train.teacher import train_teacher
-from models.train.windows import WindowStore
+from models.train.windows import OpeningStore, WindowStore
 
 ORDER = ("tokenizer", "autoencoder", "teacher", "initialise", "distil")
 
@@ -85,10 +85,12 @@ def run_autoencoder(run: Run) -> None:
     torch.manual_seed(recipe.seed)
     codec = Taehv(recipe.codec)
     footage = Footage(recipe, run.device, recipe.seed + 101)
+    encode = None
     if recipe.autoencoder.start_clips:
         # Sixteen frames: both halvings of time fit without the lone first frame of a stream.
         clips = footage.clips(recipe.autoencoder.start_clips, 16)
         start_from_components(codec, (clips.cpu() + 1.0) / 2.0)
+        encode = None if recipe.autoencoder.train_encoder else linear_encoder(codec)
     finished = train_autoencoder(
         run.stage("autoencoder", recipe.autoencoder.limits),
         recipe.autoencoder,
@@ -97,26 +99,61 @@ def run_autoencoder(run: Run) -> None:
             recipe.autoencoder.batch, recipe.autoencoder.frames, recipe.autoencoder.crop
         ),
         run.device,
+        encode=encode,
         compiled=run.compiled,
     )
     save_weights(run.finished("autoencoder"), finished.state_dict(), torch.float32)
 
 
-def window_store(run: Run) -> WindowStore:
-    """Fill a store of window items: renders, encoded by the finished autoencoder."""
-    recipe = run.recipe
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What turns renders into training values: the finished encoder and the tokenizer."""
+
+    encode: Callable[[Tensor], Tensor]
+    tokenizer: SentencePieceTokenizer
+
+
+def encoding(run: Run) -> Encoding:
+    """Load what earlier stages made.
+
+    Raises:
+        TrainingError: a stage has not been run.
+    """
     if not run.tokenizer_file.exists():
         raise TrainingError(
             f"{run.tokenizer_file} is missing; "
             f"run `python -m models.train tokenizer --run {run.folder}` first"
         )
-    codec = Taehv(recipe.codec)
+    codec = Taehv(run.recipe.codec)
     run.load(codec, "autoencoder")
-    encode = _encoder(run, codec)
     tokenizer = SentencePieceTokenizer.from_file(run.tokenizer_file)
+    return Encoding(_encoder(run, codec), tokenizer)
+
+
+def opening_store(run: Run) -> OpeningStore | None:
+    """A store of first chunks, for a recipe whose teacher learns from them."""
+    recipe = run.recipe
+    if not recipe.teacher.opening_share:
+        return None
+    made = encoding(run)
+    footage = Footage(recipe, run.device, recipe.seed + 303)
+    store = OpeningStore(
+        recipe.data.held,
+        lambda: footage.openings(recipe.data.at_once, made.encode, made.tokenizer),
+    )
+    for _ in range(8):
+        store.refresh()
+    return store
+
+
+def window_store(run: Run) -> WindowStore:
+    """Fill a store of window items: renders, encoded by the finished autoencoder."""
+    recipe = run.recipe
+    made = encoding(run)
     footage = Footage(recipe, run.device, recipe.seed + 202)
     store = WindowStore(
-        recipe.data.held, lambda: footage.items(recipe.data.at_once, encode, tokenizer)
+        recipe.data.held,
+        lambda: footage.items(recipe.data.at_once, made.encode, made.tokenizer),
     )
     store.fill(recipe.data.first, quiet=run.quiet)
     return store
@@ -147,7 +184,11 @@ def run_teacher(run: Run, store: WindowStore) -> None:
     denoiser.text.init_weights()
     nn.init.zeros_(denoiser.transformer.head.head.weight)
 
+    openings = opening_store(run)
+
     def renew(step: int) -> None:
+        if openings is not None and step % 3 == 0:
+            openings.refresh()
         if recipe.data.refresh_every and step % recipe.data.refresh_every == 0:
             store.refresh()
 
@@ -157,6 +198,7 @@ def run_teacher(run: Run, store: WindowStore) -> None:
         denoiser,
         store,
         run.device,
+        openings=openings,
         channel_weight=_importance(run),
         compiled=run.compiled,
         on_tick=renew,

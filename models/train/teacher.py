@@ -6,6 +6,7 @@ with no mask, so that the same network can also score a finished window for the 
 Rectified flow (Liu et al. 2022, arXiv:2209.03003): the target is ``noise - x0``.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, 
 from models.train.optimise import Average, Optimiser
 from models.train.recipe import Recipe, TeacherRecipe
 from models.train.run_folder import Stage
-from models.train.windows import CHUNKS, WindowBatch, WindowStore
+from models.train.windows import CHUNKS, OpeningStore, WindowBatch, WindowStore
 
 
 def chunk_levels(
@@ -43,6 +44,16 @@ def chunk_levels(
     return level * (noisy & asked)
 
 
+def _kind(step: int, recipe: TeacherRecipe) -> str:
+    """Which kind of batch a step takes: shares are kept exactly over every twenty steps."""
+    place = (step * 7) % 20  # spread, not in a row
+    if place < round(20 * recipe.opening_share):
+        return "opening"
+    rest = place - round(20 * recipe.opening_share)
+    windows = 20 - round(20 * recipe.opening_share)
+    return "bidirectional" if rest < round(windows * recipe.bidirectional_share) else "causal"
+
+
 def train_teacher(
     stage: Stage,
     recipe: Recipe,
@@ -50,6 +61,7 @@ def train_teacher(
     store: WindowStore,
     device: torch.device,
     *,
+    openings: OpeningStore | None = None,
     channel_weight: Tensor | None = None,
     compiled: bool = False,
     on_tick: Callable[[int], None] = lambda step: None,
@@ -62,6 +74,7 @@ def train_teacher(
         denoiser: What is trained.
         store: Where windows come from.
         device: Where it computes.
+        openings: Where first chunks come from, for a recipe that asks for them.
         channel_weight: ``[C]`` weight of each latent channel's error; None counts them alike.
         compiled: Compile the step.
         on_tick: Called with the number of every step.
@@ -88,7 +101,11 @@ def train_teacher(
         noisy: Tensor, sigma: Tensor, target: Tensor, ids: Tensor, mask: Tensor, causal: bool
     ) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=not part.half_weights):
-            flow = denoiser.velocity(noisy, sigma, denoiser.context(ids, mask), causal=causal)
+            context = denoiser.context(ids, mask)
+            if noisy.shape[1] == recipe.chunk_frames:
+                flow = denoiser.opening_velocity(noisy, sigma, context)
+            else:
+                flow = denoiser.velocity(noisy, sigma, context, causal=causal)
         squares = (flow.float() - target).square()
         if channel_weight is not None:
             squares = squares * channel_weight[:, None, None]
@@ -97,35 +114,40 @@ def train_teacher(
         return (error * asked).sum() / asked.sum()
 
     run = torch.compile(loss_of) if compiled else loss_of
-
-    def fresh_sums() -> dict[bool, Tensor]:
-        return {kind: torch.zeros((), device=device) for kind in (True, False)}
-
-    sums, counts = fresh_sums(), {True: 0, False: 0}
+    sums: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()
     for tick in stage.ticks(payload):
         on_tick(tick.step)
-        batch = store.sample(part.batch, generator)
-        causal = tick.step % 20 >= round(20 * part.bidirectional_share)
-        levels = chunk_levels(batch, part, causal=causal, generator=generator)
-        sigma = per_frame(levels, recipe.chunk_frames)
-        clean = batch.latents
+        kind = _kind(tick.step, part)
+        if kind == "opening":
+            assert openings is not None, "the recipe asks for openings and there is no store"
+            opening = openings.sample(part.opening_batch, generator)
+            clean, ids, mask = opening.latents, opening.ids, opening.mask
+            level = torch.rand(len(ids), 1, generator=generator, device=device)
+            sigma = shifted(level, part.shift).expand(-1, recipe.chunk_frames)
+        else:
+            batch = store.sample(part.batch, generator)
+            clean, ids, mask = batch.latents, batch.ids, batch.mask
+            levels = chunk_levels(batch, part, causal=kind == "causal", generator=generator)
+            sigma = per_frame(levels, recipe.chunk_frames)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         # A stream's context is the network's own, not an encoder's; a little jitter says so early.
         jitter = torch.randn(clean.shape, generator=generator, device=device)
         context = clean + part.context_jitter * jitter * (sigma == 0)[:, :, None, None, None]
-        drop = torch.rand(part.batch, generator=generator, device=device) < part.prompt_dropout
-        ids, mask = drop_prompts(batch.ids, batch.mask, drop, END_ID)
-        loss = run(add_noise(context, noise, sigma), sigma, noise - clean, ids, mask, causal)
+        drop = torch.rand(len(ids), generator=generator, device=device) < part.prompt_dropout
+        ids, mask = drop_prompts(ids, mask, drop, END_ID)
+        noisy = add_noise(context, noise, sigma)
+        loss = run(noisy, sigma, noise - clean, ids, mask, kind == "causal")
         loss.backward()
         norm = optimiser.step(tick.progress)
         average.update(denoiser)
-        sums[causal] += loss.detach()
-        counts[causal] += 1
+        sums[kind] = sums.get(kind, torch.zeros((), device=device)) + loss.detach()
+        counts[kind] += 1
         if tick.step % 20 == 19:
-            means = {kind: (sums[kind] / max(counts[kind], 1)).item() for kind in sums}
-            stage.report(causal=means[True], bidirectional=means[False], norm=norm.item())
-            sums, counts = fresh_sums(), {True: 0, False: 0}
-    stage.draw_curve(("causal", "bidirectional"))
+            means = {kind: (total / counts[kind]).item() for kind, total in sums.items()}
+            stage.report(**means, norm=norm.item())
+            sums, counts = {}, Counter()
+    stage.draw_curve(("opening", "causal", "bidirectional"))
     finished = average.module
     assert isinstance(finished, Denoiser)
     return finished

@@ -71,6 +71,56 @@ class Prompts:
     mask: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """First chunks of streams, with nothing before them.
+
+    Attributes:
+        latents: ``[B, f, C, H, W]`` clean latents of one chunk.
+        ids: ``[B, P]`` token ids of the prompt.
+        mask: ``[B, P]`` true where ``ids`` is a token.
+    """
+
+    latents: Tensor
+    ids: Tensor
+    mask: Tensor
+
+
+class OpeningStore:
+    """A ring of first chunks: cheap to make, and all that they show comes from their prompt.
+
+    Args:
+        capacity: How many it keeps.
+        make: Makes the next few.
+    """
+
+    def __init__(self, capacity: int, make: Callable[[], Opening]) -> None:
+        self._make = make
+        self._capacity = capacity
+        self._held: Opening | None = None
+
+    def refresh(self) -> None:
+        """Make a few; beyond the capacity the oldest ones go."""
+        new, held = self._make(), self._held
+        if held is not None:
+            new = Opening(
+                torch.cat((held.latents, new.latents))[-self._capacity :],
+                torch.cat((held.ids, new.ids))[-self._capacity :],
+                torch.cat((held.mask, new.mask))[-self._capacity :],
+            )
+        self._held = new
+
+    def sample(self, size: int, generator: torch.Generator) -> Opening:
+        """Deal ``size`` random ones."""
+        if self._held is None:
+            self.refresh()
+        held = self._held
+        assert held is not None
+        device = held.latents.device
+        pick = torch.randint(len(held.ids), (size,), generator=generator, device=device)
+        return Opening(held.latents[pick], held.ids[pick], held.mask[pick])
+
+
 class WindowStore:
     """A ring of items in device memory, refreshed while training goes on.
 
