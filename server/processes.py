@@ -11,16 +11,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies; runs in the child, before exec."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def dies_with_parent() -> Callable[[], None]:
+    """Return what a child calls before exec, so that Linux ends it when this process dies."""
+    parent = os.getpid()
+
+    def ask() -> None:
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            # The parent may have died before Linux was asked; then no signal ever comes.
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return ask
 
 
 class Child:
@@ -48,7 +56,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             pass_fds=self._descriptors,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=dies_with_parent(),
         )
 
     @property

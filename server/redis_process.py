@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.fabric.connection import Connection
-from server.processes import die_with_parent
+from server.processes import dies_with_parent
 
 OLDEST = (6, 2)
 START_S = 30.0
@@ -132,7 +132,7 @@ class PrivateRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=dies_with_parent(),
         )
         connection = Connection(self.url, retries=0)
         try:

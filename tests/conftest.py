@@ -14,7 +14,7 @@ import redis
 from hypothesis import settings
 
 from server.fabric.connection import Connection
-from server.processes import die_with_parent
+from server.processes import dies_with_parent
 from server.redis_process import wheel_binary
 
 settings.register_profile("ci", derandomize=True, max_examples=200, deadline=None)
@@ -63,7 +63,9 @@ class RedisServer:
         words += ["--dir", str(self.socket.parent), "--loglevel", "warning"]
         words += ["--logfile", "/dev/null"]
         # Also when this run is killed, nothing of it stays behind.
-        self.process = subprocess.Popen(words, start_new_session=True, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(
+            words, start_new_session=True, preexec_fn=dies_with_parent()
+        )
         deadline = time.monotonic() + 20
         while True:
             try:

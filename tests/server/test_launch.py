@@ -16,6 +16,7 @@ import pytest
 from server.gateway.auth import Gate
 from server.gateway.context import Gateway
 from tests.server.harness import Served, until
+from tests.server.small_model import write_small_model
 
 pytestmark = [
     pytest.mark.anyio,
@@ -82,7 +83,8 @@ async def _run(*words: str, **variables: str) -> AsyncIterator[Run]:
 async def test_it_starts_serves_restarts_a_dead_worker_and_stops_all_it_started(
     tmp_path: Path,
 ) -> None:
-    words = ("--port", "0", "--data-dir", str(tmp_path), "--random-weights")
+    model = write_small_model(tmp_path / "model")
+    words = ("--port", "0", "--data-dir", str(tmp_path / "data"), "--model", str(model))
     async with _run(*words, LONGTAKE_DTYPE="float32") as run:
         ready = await run.line(READY.pattern)
         port = int(ready[1])
