@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from engine.engine import Engine
 from engine.requests import ClipRequest, check_names, parse_switch, read_requests
 from engine.types import Admitted, ChunkReady, Credit, PromptApplied, SessionEnded, Wait
 from models.loading import load_model
+from models.text_host import TextPlacement
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -68,7 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0)
     add("--steps", type=int, help="denoising steps; the model's own number when absent")
     add("--size", help="WIDTHxHEIGHT; the model's first size when absent")
-    add("--image", type=Path, help="start image")
+    add("--image", type=Path, help="picture that the clip starts from")
+    add(
+        "--continue",
+        dest="clip",
+        type=Path,
+        metavar="CLIP",
+        help="video to go on from: an .npz of this command or a folder of pictures; it is shown "
+        "first and --seconds counts what is new",
+    )
     add("--requests", type=Path, help="file with a JSON object a line: prompt, name, seconds, seed")
     add("--out", type=Path, required=True, help="clip.npz, or a folder")
     add("--png", action="store_true", help="write PNG files instead of .npz into the folder")
@@ -76,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu")
     add("--dtype", choices=("auto", *DTYPES), default="auto")
     add("--cache-dir", type=Path, help="where fetched weights are")
+    add(
+        "--codec", help="one of the model's codecs, such as wan-vae or taehv; its default if absent"
+    )
+    add(
+        "--text-device",
+        choices=get_args(TextPlacement),
+        default="device",
+        help="where the text encoder works: on the device, on the CPU, or on the device for each "
+        "new prompt alone (offload)",
+    )
     add("--random-weights", action="store_true", help="draw weights instead of reading them")
     add("--json", action="store_true", help="end with one line of JSON")
     return parser
@@ -84,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
 def _requests(options: argparse.Namespace) -> list[ClipRequest]:
     if (options.prompt is None) == (options.requests is None):
         raise ValueError("give either --prompt or --requests; one of them is needed")
+    if options.image is not None and options.clip is not None:
+        raise ValueError("both --image and --continue; a clip begins with one of them")
     if options.requests is not None:
         return read_requests(options.requests, options.seconds)
     size = None
@@ -101,6 +122,7 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
         switches=tuple(parse_switch(text) for text in options.switch),
         size=size,
         image=options.image,
+        clip=options.clip,
     )
     check_names([request])
     return [request]
@@ -114,6 +136,8 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
         device=device,
         dtype=dtype,
         cache_dir=options.cache_dir,
+        codec=options.codec,
+        text_placement=options.text_device,
         random_weights=options.random_weights,
     )
     config = EngineConfig(max_sessions=1, max_jobs=options.batch, max_batch=options.batch)

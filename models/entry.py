@@ -4,7 +4,7 @@ An entry is read by the loader, the fetcher, the engine and the model listing; n
 knows a model by name. No file is opened and no memory taken here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.config import TransformerConfig
@@ -170,6 +170,11 @@ class ModelEntry:
                 return codec
         names = ", ".join(codec.name for codec in self.codecs)
         raise ValueError(f"codec {name!r} for {self.name}; it has {names}; choose one of these")
+
+    def choosing(self, codec: Codec) -> "ModelEntry":
+        """Return the entry with ``codec``, one of its own, as the default."""
+        others = tuple(other for other in self.codecs if other is not codec)
+        return replace(self, codecs=(codec, *others))
 
     def files(self, codec: str | None = None) -> tuple[RemoteFile, ...]:
         """List the files to fetch, with the default or the named codec."""

@@ -91,7 +91,12 @@ def load_model(
     """
     if random_weights:
         return random_model(
-            find(name_or_path), device=device, dtype=dtype, codec=codec, kernels=kernels
+            find(name_or_path),
+            device=device,
+            dtype=dtype,
+            codec=codec,
+            kernels=kernels,
+            text_placement=text_placement,
         )
     entry, chosen, sources = locate(name_or_path, cache_dir, codec)
     place = torch.device(device)
@@ -108,8 +113,7 @@ def load_model(
     text = TextEncoderHost(
         TextEncoder(network, tokenizer), device=place, dtype=dtype, placement=text_placement
     )
-    ordered = (chosen, *(other for other in entry.codecs if other is not chosen))
-    return LoadedModel(replace(entry, codecs=ordered), transformer, text, decoder, place, dtype)
+    return LoadedModel(entry.choosing(chosen), transformer, text, decoder, place, dtype)
 
 
 def locate(
@@ -144,6 +148,10 @@ def locate(
             entry = read_card(home / CARD)
             chosen = entry.codec if codec is None else entry.with_codec(codec)
         base = _project_layout(entry, chosen, home, cache_dir)
+        if path:
+            if not Path(path).exists():
+                raise CheckpointError(f"{path} does not exist; correct the path after {name}@")
+            base = replace(base, transformer=Source(Path(path)))
     else:
         base = _cached(entry, chosen, cache_dir, Path(path) if path else None)
     return entry, chosen, base

@@ -52,14 +52,18 @@ class Needs:
         """What one more session takes."""
         return self.kv_bytes + self.prompt_bytes + self.decoder_state_bytes
 
-    def streams(self, device_bytes: int, *, spare: float = 0.1) -> int:
-        """Count the sessions that fit beside the weights.
+    def streams(self, device_bytes: int, *, spare: float = 0.1, text_on_device: bool = True) -> int:
+        """Count the sessions that memory has room for beside the weights.
+
+        How many a device is fast enough for is measured by the engine when it starts.
 
         Args:
             device_bytes: memory of the device.
             spare: share of it left for activations and the allocator.
+            text_on_device: whether the text encoder stays there too.
         """
-        left = int(device_bytes * (1.0 - spare)) - self.weights_bytes
+        weights = self.weights_bytes + (self.text_bytes if text_on_device else 0)
+        left = int(device_bytes * (1.0 - spare)) - weights
         return max(0, left // self.session_bytes)
 
 
@@ -118,6 +122,8 @@ def describe(
     device_bytes: int | None = None,
     element_bytes: int = 2,
     codec: str | None = None,
+    text_on_device: bool = True,
+    need: Needs | None = None,
 ) -> dict[str, Any]:
     """Describe ``entry`` as plain JSON values, for ``/v1/models`` and the command line.
 
@@ -127,8 +133,10 @@ def describe(
         device_bytes: memory of the device; absent, ``streams_that_fit`` is null.
         element_bytes: of one weight, key or value.
         codec: name of one of the entry's codecs; the default when absent.
+        text_on_device: whether the text encoder stays on the device.
+        need: what ``needs`` gave for these arguments, when it is already known.
     """
-    need = needs(entry, element_bytes=element_bytes, codec=codec)
+    need = need or needs(entry, element_bytes=element_bytes, codec=codec)
     absent = [f"{file.source}/{file.path}" for file in entry.missing(cache_dir, codec)]
     if (
         entry.bundled
@@ -151,12 +159,19 @@ def describe(
         "codecs": [choice.name for choice in entry.codecs],
         "image_to_video": entry.image_to_video,
         "continuation": entry.continues_video,
-        "disk_bytes": need.disk_bytes,
+        "disk_bytes": need.disk_bytes if not entry.bundled else _size_of(BUNDLED / entry.name),
         "weights_bytes": need.weights_bytes,
         "text_encoder_bytes": need.text_bytes,
         "kv_bytes_per_session": need.kv_bytes + need.prompt_bytes,
         "decoder_state_bytes_per_session": need.decoder_state_bytes,
-        "streams_that_fit": None if device_bytes is None else need.streams(device_bytes),
+        "streams_that_fit": None
+        if device_bytes is None
+        else need.streams(device_bytes, text_on_device=text_on_device),
         "notes": entry.notes,
         "example_prompts": list(entry.example_prompts),
     }
+
+
+def _size_of(folder: Path) -> int:
+    """Return the bytes of the files in ``folder``; none when it is not there."""
+    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())

@@ -17,7 +17,7 @@ from models.needs import build_codec
 from models.taehv import Taehv
 from models.text_encoder import UMT5, TextEncoderConfig
 from models.text_encoder import TextEncoder as Encoder
-from models.text_host import TextEncoderHost
+from models.text_host import TextEncoderHost, TextPlacement
 from models.tokenizer import ByteTokenizer
 from models.transformer import CausalWan
 
@@ -53,6 +53,7 @@ def random_model(
     dtype: torch.dtype = torch.float32,
     codec: str | None = None,
     kernels: Kernels | None = None,
+    text_placement: TextPlacement = "device",
 ) -> LoadedModel:
     """Build ``entry`` with random weights, the same for the same seed and device.
 
@@ -63,6 +64,7 @@ def random_model(
         dtype: of all weights.
         codec: name of one of the entry's codecs; the default when absent.
         kernels: operations for the transformer; plain torch when absent.
+        text_placement: where the text encoder lives and works.
     """
     place = torch.device(device)
     chosen = entry.codec if codec is None else entry.with_codec(codec)
@@ -83,7 +85,9 @@ def random_model(
                 Encoder(network.to(dtype).requires_grad_(False).eval(), ByteTokenizer()),
                 device=place,
                 dtype=dtype,
+                placement=text_placement,
             )
     transformer.requires_grad_(False).eval()
     decoder.requires_grad_(False).eval()
+    entry = entry.choosing(chosen)
     return LoadedModel(entry, transformer, text, decoder, place, dtype)

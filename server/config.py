@@ -35,6 +35,9 @@ class Settings(BaseModel):
         redis_url: A shared Redis; None starts a private one.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` …
         dtype: ``auto`` measures at start-up.
+        codec: One of the model's codecs, such as ``wan-vae`` or ``taehv``; None is its default.
+        text_device: Where the text encoder works: always on the device, on the CPU, or on the
+            device for each new prompt alone.
         api_keys: Any of them opens the API; none is needed on loopback.
         allow_origins: Web origins allowed besides the server's own page.
         resume_grace_s: How long a stream without its viewer is kept.
@@ -52,6 +55,8 @@ class Settings(BaseModel):
     redis_url: str | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    codec: str | None = None
+    text_device: Literal["device", "cpu", "offload"] = "device"
     api_keys: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     resume_grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
@@ -95,6 +100,8 @@ class Settings(BaseModel):
             "DATA_DIR": str(self.data_dir.absolute()),
             "DEVICE": self.device,
             "DTYPE": self.dtype,
+            "CODEC": self.codec or "",
+            "TEXT_DEVICE": self.text_device,
             "API_KEY": ",".join(self.api_keys),
             "ALLOW_ORIGIN": ",".join(self.allow_origins),
             "RESUME_GRACE": str(self.resume_grace_s),
@@ -116,6 +123,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--redis-url", help="a shared Redis instead of a private one")
     add("--device", help="auto, cpu, cuda, cuda:1 (default: auto)")
     add("--dtype", help="auto, float32, bfloat16, float16 (default: auto, measured)")
+    add("--codec", help="codec of the model, such as wan-vae or taehv (default: the model's own)")
+    add(
+        "--text-device",
+        help="where prompts are encoded: device, cpu, or offload, which borrows "
+        "the device for each new prompt (default: device)",
+    )
     add("--api-key", action="append", help="key that clients must send; may be repeated")
     add("--allow-origin", action="append", help="web origin allowed besides our own page")
     add("--resume-grace", help="seconds a stream without its viewer is kept (default: 30)")
@@ -134,8 +147,8 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
         SettingsError: A value is not allowed.
     """
     names = (
-        "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "api_key",
-        "allow_origin", "resume_grace", "max_sessions", "random_weights",
+        "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "codec",
+        "text_device", "api_key", "allow_origin", "resume_grace", "max_sessions", "random_weights",
     )  # fmt: skip
     values: dict[str, object] = {}
     for name in names:

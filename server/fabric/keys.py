@@ -46,6 +46,11 @@ def worker(worker_id: str) -> str:
     return f"{PREFIX}:worker:{worker_id}"
 
 
+def known(worker_id: str) -> str:
+    """Return what one worker's machine has and needs of every known model (JSON, with a life)."""
+    return f"{PREFIX}:known:{worker_id}"
+
+
 def model(name: str) -> str:
     """Return the card of one model (JSON, with a time to live)."""
     return f"{PREFIX}:model:{name}"

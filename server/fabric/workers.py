@@ -5,7 +5,7 @@ Any gateway reads all of them for ``/metrics``, ``/readyz``, ``/v1/models`` and 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from server.fabric import keys
@@ -18,6 +18,10 @@ SNAPSHOT_LIVES_MS = 5_000
 MODEL_LIVES_MS = 120_000
 """How long a start is still accepted (and queued) for a model whose last worker went away."""
 
+KNOWN_S = 20.0
+"""How often a worker looks again which models' files are there."""
+KNOWN_LIVES_MS = 90_000
+
 
 async def report(redis: Connection, worker_id: str, snapshot: Mapping[str, Any]) -> None:
     """Publish a worker's snapshot."""
@@ -28,7 +32,7 @@ async def report(redis: Connection, worker_id: str, snapshot: Mapping[str, Any])
 
 async def withdraw(redis: Connection, worker_id: str) -> None:
     """Say that a worker stopped on purpose."""
-    await redis.do("DEL", keys.worker(worker_id))
+    await redis.do("DEL", keys.worker(worker_id), keys.known(worker_id))
     await redis.do("SREM", keys.WORKERS, worker_id)
 
 
@@ -51,6 +55,31 @@ async def announce_model(redis: Connection, name: str, card: Mapping[str, Any]) 
 async def model_cards(redis: Connection) -> dict[str, dict[str, Any]]:
     """Return the card of every model announced lately, by name."""
     return await _alive(redis, keys.MODELS, keys.model)
+
+
+async def announce_known(
+    redis: Connection, worker_id: str, models: Sequence[Mapping[str, Any]]
+) -> None:
+    """Publish descriptions of all models that could be served, each with its ``name``."""
+    text = json.dumps(models, separators=(",", ":"))
+    await redis.do("SET", keys.known(worker_id), text, "PX", KNOWN_LIVES_MS)
+
+
+async def known_models(redis: Connection) -> dict[str, dict[str, Any]]:
+    """Return the description of every known model, by name.
+
+    A worker that serves a model describes it best; of the others the first by id is heard.
+    """
+    names = sorted(name.decode() for name in await redis.do("SMEMBERS", keys.WORKERS))
+    if not names:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for text in await redis.do("MGET", *(keys.known(name) for name in names)):
+        for model in json.loads(text) if text is not None else ():
+            held = found.get(model["name"])
+            if held is None or (model["loaded"] and not held["loaded"]):
+                found[model["name"]] = model
+    return found
 
 
 async def _alive(

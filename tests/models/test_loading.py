@@ -227,6 +227,17 @@ def test_the_bundled_model_loads_from_its_folder_at_the_widths_of_its_card(tmp_p
     assert_same(model.text.encoder.network, formats.text_weights(43))
 
 
+def test_other_weights_of_the_bundled_kind_load_by_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "BUNDLED", tmp_path)
+    write_project_folder(tmp_path / "longtake-tiny", small_bundled())
+    save_file(formats.transformer_weights(51), tmp_path / "mine.safetensors")
+    model = load_model(f"longtake-tiny@{tmp_path / 'mine.safetensors'}")
+    assert_same(model.transformer, formats.transformer_weights(51))
+    assert_same(model.codec, formats.taehv_weights(42))
+    with pytest.raises(CheckpointError, match=r"no\.pt does not exist"):
+        load_model(f"longtake-tiny@{tmp_path / 'no.pt'}")
+
+
 def test_a_folder_in_the_projects_layout_loads_by_path(tmp_path):
     write_project_folder(tmp_path / "mine", small_bundled())
     model = load_model(str(tmp_path / "mine"))
@@ -277,3 +288,10 @@ def test_random_weights_need_no_file():
     assert model.transformer.config == LONGTAKE_TINY.transformer
     with torch.inference_mode():
         assert model.text.encode(["a red ball"]).shape == (1, 48, 192)
+
+
+def test_random_weights_come_with_the_codec_and_the_text_encoder_s_place_asked_for(small):
+    model = load_model(SELF_FORCING, random_weights=True, codec="wan-vae", text_placement="offload")
+    assert model.entry.codec.name == "wan-vae"
+    assert isinstance(model.codec, WanVae)
+    assert model.text.placement == "offload"

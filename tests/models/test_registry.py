@@ -120,9 +120,11 @@ def test_kv_and_decoder_state_are_the_published_sizes():
 def test_streams_fit_beside_the_weights_or_not_at_all():
     need = needs(registry.find("longlive-1.3b"))
     assert need.streams(need.weights_bytes) == 0
-    room = need.weights_bytes + 3 * need.session_bytes
+    room = need.weights_bytes + need.text_bytes + 3 * need.session_bytes
     assert need.streams(room, spare=0.0) == 3
     assert need.streams(room - 1, spare=0.0) == 2
+    # The text encoder alone takes the room of three of these streams.
+    assert need.streams(room, spare=0.0, text_on_device=False) == 6
 
 
 def test_a_description_says_what_is_missing_and_then_present(tmp_path):
@@ -147,8 +149,10 @@ def test_the_bundled_model_is_present_when_its_weights_are(tmp_path, monkeypatch
     assert before["missing_files"] == ["models/weights/longtake-tiny/transformer.safetensors"]
     home = tmp_path / "models" / "weights" / entry.name
     home.mkdir(parents=True)
-    (home / "transformer.safetensors").touch()
-    assert describe(entry, cache_dir=tmp_path)["present"]
+    (home / "transformer.safetensors").write_bytes(b"0123456789")
+    after = describe(entry, cache_dir=tmp_path)
+    assert after["present"]
+    assert (before["disk_bytes"], after["disk_bytes"]) == (0, 10)
 
 
 def test_an_entry_whose_parts_do_not_fit_together_is_refused():
