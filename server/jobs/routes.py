@@ -19,12 +19,13 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.routing import APIRoute
 
 from server.catalogue import ModelCard
+from server.jobs.derive import extended, remixed, source_id
 from server.jobs.errors import Refusal, RequestRefused, not_found, refuse, shown
 from server.jobs.forms import Upload, read_body
 from server.jobs.images import read_start_image
-from server.jobs.models import JobLimits, parse_request
+from server.jobs.models import JobLimits, JobRequest, parse_request
 from server.jobs.playlist import event_playlist
-from server.jobs.record import JobRecord
+from server.jobs.record import JobRecord, Segment
 from server.jobs.segments import START_IMAGE, THUMBNAIL, JobFolder
 from server.jobs.sse import job_events
 from server.jobs.store import JobStore, NotCreated, number_of
@@ -79,13 +80,22 @@ def jobs_router(parts: JobParts) -> APIRouter:
     add = router.add_api_route
     add("", routes.create, methods=["POST"])
     add("", routes.list, methods=["GET"])
+    add("/extensions", routes.extend, methods=["POST"])
+    for unbuilt in ("edits", "characters"):
+        add(f"/{unbuilt}", routes.not_supported, methods=["POST"], include_in_schema=False)
     add("/{video_id}", routes.retrieve, methods=["GET"])
     add("/{video_id}", routes.delete, methods=["DELETE"])
+    add("/{video_id}/remix", routes.remix, methods=["POST"])
     add("/{video_id}/cancel", routes.cancel, methods=["POST"])
-    add("/{video_id}/content", routes.content, methods=["GET", "HEAD"])
     add("/{video_id}/events", routes.events, methods=["GET"])
-    add("/{video_id}/live.m3u8", routes.playlist, methods=["GET", "HEAD"])
-    add("/{video_id}/segments/{name}", routes.segment, methods=["GET", "HEAD"])
+    for path, answer in (
+        ("/{video_id}/content", routes.content),
+        ("/{video_id}/live.m3u8", routes.playlist),
+        ("/{video_id}/segments/{name}", routes.segment),
+    ):
+        add(path, answer, methods=["GET"])
+        # Apart, since one operation of two methods has one id in /docs and makes it warn.
+        add(path, answer, methods=["HEAD"], include_in_schema=False)
     return router
 
 
@@ -97,9 +107,6 @@ class _Routes:
     async def create(self, request: Request) -> Response:
         """Create a video job from JSON or a multipart form; it starts when a worker has room."""
         body = await read_body(request, self._parts.limits.max_body_bytes)
-        once_key = request.headers.get("idempotency-key")
-        if once_key is not None and not 1 <= len(once_key) <= 255:
-            raise refuse(f"Idempotency-Key has {len(once_key)} characters; allowed are 1 to 255.")
         parsed = await asyncio.to_thread(
             parse_request,
             body,
@@ -108,17 +115,79 @@ class _Routes:
             self._parts.draw_seed,
             read_start_image,
         )
+        image = parsed.image
+
+        def fill(folder: JobFolder) -> None:
+            if image is not None:
+                folder.put(START_IMAGE, image)
+
+        return await self._make(request, body, parsed.request, fill)
+
+    async def remix(self, video_id: str, request: Request) -> Response:
+        """Make the same video under another prompt: same seed, size and length."""
+        body = await read_body(request, self._parts.limits.max_body_bytes)
+        source = await self._job(video_id)
+        wanted = remixed(source, body, self._parts.limits)
+        origin = JobFolder(self._parts.data_dir, source.id)
+
+        def fill(folder: JobFolder) -> None:
+            if wanted.has_image:
+                folder.adopt(origin, [START_IMAGE])
+
+        return await self._make(request, body, wanted, fill)
+
+    async def extend(self, request: Request) -> Response:
+        """Make a finished video longer; the result begins with the old one's very pictures."""
+        body = await read_body(request, self._parts.limits.max_body_bytes)
+        source = await self._job(source_id(body))
+        if source.status != "completed":
+            raise RequestRefused(_no_content(source))
+        wanted = extended(source, body, self._parts.limits)
+        segments = await self._store.segments(source.id)
+        origin = JobFolder(self._parts.data_dir, source.id)
+
+        def fill(folder: JobFolder) -> None:
+            names = {name for segment in segments for name in (segment.name, segment.init)}
+            folder.adopt(origin, names | ({START_IMAGE} if wanted.has_image else set()))
+
+        return await self._make(request, body, wanted, fill, source.fingerprint, segments)
+
+    async def not_supported(self, request: Request) -> Response:
+        """Say that this part of the OpenAI API is not built."""
+        raise refuse(
+            f"{request.url.path} is not built; POST /v1/videos, /v1/videos/extensions and "
+            "/v1/videos/{id}/remix are.",
+            code="not_supported",
+        )
+
+    async def _make(
+        self,
+        request: Request,
+        body: Mapping[str, Any],
+        wanted: JobRequest,
+        fill: Callable[[JobFolder], None],
+        fingerprint: str = "",
+        segments: Sequence[Segment] = (),
+    ) -> Response:
+        """Put a job's files in place, then make it, so that no worker sees it without them."""
+        once_key = request.headers.get("idempotency-key")
+        if once_key is not None and not 1 <= len(once_key) <= 255:
+            raise refuse(f"Idempotency-Key has {len(once_key)} characters; allowed are 1 to 255.")
         job_id = await self._store.reserve()
         folder = JobFolder(self._parts.data_dir, job_id)
-        # The image is in place before any worker can see the job.
-        if parsed.image is not None:
-            await asyncio.to_thread(folder.put, START_IMAGE, parsed.image)
+        try:
+            await asyncio.to_thread(fill, folder)
+        except FileNotFoundError as error:
+            await asyncio.to_thread(folder.remove)
+            raise refuse("The video was deleted meanwhile.", param="video") from error
         made = await self._store.create(
             job_id,
-            parsed.request,
+            wanted,
             max_queued=self._parts.limits.max_queued,
             once_key=once_key,
-            once_print=_print_of(body),
+            once_print=_print_of({"path": request.url.path, **body}),
+            fingerprint=fingerprint,
+            segments=segments,
         )
         if isinstance(made, NotCreated) or made.repeated:
             await asyncio.to_thread(folder.remove)
