@@ -13,10 +13,12 @@ import pytest
 import redis
 from hypothesis import settings
 
+from engine.environment import prepare_environment
 from server.fabric.connection import Connection
 from server.processes import dies_with_parent
 from server.redis_process import wheel_binary
 
+prepare_environment()  # threads that wait must not spin: the suite shares its cores
 settings.register_profile("ci", derandomize=True, max_examples=200, deadline=None)
 settings.load_profile("ci")
 

@@ -7,10 +7,14 @@ order, ``classifier`` (for the evaluator), ``export`` (weights and card for the 
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+# Before torch is loaded: threads that wait for each other must not spin on cores they share.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 

@@ -109,14 +109,16 @@ def generate(
 
 
 def request(prompt: EvalPrompt, steps: int | None) -> dict[str, object]:
-    """Say a prompt in the engine's terms: one line of its requests file."""
+    """Say a prompt in the engine's terms: one line of its requests file.
+
+    The size is the model's own: the frozen one is what the prompts were written for, and the
+    classifier looks at any.
+    """
     line: dict[str, object] = {
         "name": prompt.id,
         "prompt": prompt.prompt,
         "seconds": prompt.seconds,
         "seed": prompt.seed,
-        "width": prompt.size[0],
-        "height": prompt.size[1],
     }
     if steps is not None:
         line["steps"] = steps
