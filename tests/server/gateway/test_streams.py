@@ -1,5 +1,6 @@
 import asyncio
 import io
+import itertools
 
 import av
 import httpx
@@ -111,6 +112,20 @@ async def test_a_second_viewer_watches_as_mp4_that_decodes_from_time_zero(
         frames = list(container.decode(video=0))
     assert len(frames) >= 36
     assert frames[0].time == 0.0
+
+
+async def test_ffmpegs_http_client_plays_a_live_stream(redis_server: RedisServer) -> None:
+    def watch(url: str) -> int:
+        with av.open(url, timeout=20) as container:
+            return sum(1 for _ in itertools.islice(container.decode(video=0), 40))
+
+    async with serving(redis_server.url) as served, served.viewer() as owner:
+        start = await owner.start()
+        playing = asyncio.create_task(_keep_acknowledging(owner))
+        url = f"{served.http}/v1/streams/{start['session_id']}/live.mp4"
+        assert await asyncio.to_thread(watch, url) == 40
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)
 
 
 async def test_a_spectator_gives_no_credit(redis_server: RedisServer) -> None:
