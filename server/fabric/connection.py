@@ -5,7 +5,8 @@ bytes). It knows no keys. Every caller passes the command as words, so that the 
 visible where it is used.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis
@@ -53,14 +54,14 @@ class Connection:
 
     async def do(self, *words: Word) -> Any:
         """Run one command and return its reply, bytes undecoded."""
-        return await self._redis.execute_command(*words)  # type: ignore[no-untyped-call, unused-ignore]
+        return await _cancellable(self._redis.execute_command(*words))  # type: ignore[no-untyped-call, unused-ignore]
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Word]) -> Any:
         """Run a Lua script atomically."""
         ready = self._scripts.get(script)
         if ready is None:
             ready = self._scripts[script] = self._redis.register_script(script.text)
-        return await ready(keys=list(keys), args=list(args))
+        return await _cancellable(ready(keys=list(keys), args=list(args)))
 
     async def hash(self, key: str) -> dict[str, str]:
         """Return a hash as text; empty when there is none."""
@@ -78,6 +79,20 @@ class Connection:
         """Close every connection."""
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
+
+
+async def _cancellable(command: Awaitable[Any]) -> Any:
+    """Await a command; a cancellation that it dropped is raised after all.
+
+    Before Python 3.12 ``asyncio.wait_for``, which redis-py uses to write, drops a cancellation that
+    arrives together with its result. The task still counts it.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    reply = await command
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return reply
 
 
 def flat(fields: Mapping[str, Word]) -> list[Word]:

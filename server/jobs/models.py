@@ -56,6 +56,8 @@ class JobRequest:
         num_frames: Exactly ``round(seconds * fps)``, at least 1.
         steps: Denoising steps, ``None`` for the model's own number.
         has_image: Whether ``input.png`` beside the segments is the start frame.
+        remixed_from: The job whose settings this one took with another prompt.
+        extends: The job whose video this one begins with.
     """
 
     model: str
@@ -68,6 +70,8 @@ class JobRequest:
     seed: int
     steps: int | None = None
     has_image: bool = False
+    remixed_from: str | None = None
+    extends: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -90,6 +94,8 @@ class JobRequest:
             "seed": self.seed,
             "steps": self.steps,
             "has_image": self.has_image,
+            "remixed_from": self.remixed_from,
+            "extends": self.extends,
         }
 
     @classmethod
@@ -137,9 +143,9 @@ def parse_request(
     Raises:
         RequestRefused: A field is unknown, missing or wrong.
     """
-    _known(body, FIELDS, "")
+    check_known(body, FIELDS, "")
     extra = as_mapping(body["extra_params"], "extra_params") if "extra_params" in body else {}
-    _known(extra, EXTRA_FIELDS, "extra_params.")
+    check_known(extra, EXTRA_FIELDS, "extra_params.")
     fields = {**body, **extra}
 
     card = _model(fields.get("model"), cards)
@@ -169,7 +175,8 @@ def parse_request(
     return ParsedJob(request, None if reference is None else read_image(reference, (width, height)))
 
 
-def _known(fields: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> None:
+def check_known(fields: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> None:
+    """Refuse fields that are not ``allowed``; ``prefix`` is put before their names."""
     for name in fields:
         if name not in allowed:
             raise refuse(
@@ -223,7 +230,7 @@ def _size(fields: Mapping[str, Any], card: ModelCard) -> tuple[int, int]:
 def _fps(value: Any, card: ModelCard) -> int:
     if value is None:
         return card.fps[0]
-    seen = _number(value)
+    seen = read_number(value)
     if seen is None or seen not in card.fps:
         allowed = ", ".join(str(fps) for fps in card.fps)
         raise refuse(
@@ -239,20 +246,20 @@ def _duration(fields: Mapping[str, Any], fps: int, limits: JobLimits) -> tuple[s
     if fields.get("seconds") is None:
         frames = _integer(fields.get("num_frames"), "num_frames", 1, most)
         if frames is not None:
-            return _plain(frames / fps), frames
+            return plain_number(frames / fps), frames
         return "4", 4 * fps
     value = fields["seconds"]
     if fields.get("num_frames") is not None:
         raise refuse("seconds and num_frames are both given; give one.", param="num_frames")
-    seconds = _number(value)
+    seconds = read_number(value)
     frames = 0 if seconds is None or seconds > limits.max_seconds else round(seconds * fps)
     if seconds is None or frames < 1:
         raise refuse(
-            f"seconds {shown(value)} is not a duration; allowed are {_plain(1 / fps)} to "
-            f"{_plain(limits.max_seconds)} seconds.",
+            f"seconds {shown(value)} is not a duration; allowed are {plain_number(1 / fps)} to "
+            f"{plain_number(limits.max_seconds)} seconds.",
             param="seconds",
         )
-    return value.strip() if isinstance(value, str) else _plain(seconds), frames
+    return value.strip() if isinstance(value, str) else plain_number(seconds), frames
 
 
 def _prompts(
@@ -261,22 +268,24 @@ def _prompts(
     """Return the prompt timeline; an entry of ``prompts`` at 0 s replaces ``prompt``."""
     timeline: dict[float, TimedPrompt] = {}
     if fields.get("prompt") is not None:
-        timeline[0.0] = TimedPrompt(0.0, (PromptText(_text(fields["prompt"], "prompt", limits)),))
+        timeline[0.0] = TimedPrompt(
+            0.0, (PromptText(checked_text(fields["prompt"], "prompt", limits)),)
+        )
     entries = _listed(fields.get("prompts"), "prompts", limits.max_timed_prompts)
     seen: set[float] = set()
     for index, raw in enumerate(entries):
         where = f"prompts[{index}]"
         entry = as_mapping(raw, where)
-        _known(entry, ("t", "prompt", "prompts"), f"{where}.")
-        at_s = _number(entry.get("t", 0))
+        check_known(entry, ("t", "prompt", "prompts"), f"{where}.")
+        at_s = read_number(entry.get("t", 0))
         if at_s is None or not 0 <= at_s < seconds:
             raise refuse(
                 f"{where}.t is {shown(entry.get('t'))}; allowed are seconds from 0 to below the "
-                f"duration, {_plain(seconds)}.",
+                f"duration, {plain_number(seconds)}.",
                 param=f"{where}.t",
             )
         if at_s in seen:
-            raise refuse(f"{where}.t is {_plain(at_s)} as in another entry; give each time once.",
+            raise refuse(f"{where}.t is {plain_number(at_s)} as in another entry; give each time once.",
                          param=f"{where}.t")  # fmt: skip
         seen.add(at_s)
         timeline[at_s] = TimedPrompt(at_s, _blend(entry, where, limits))
@@ -291,22 +300,22 @@ def _prompts(
 
 def _blend(entry: Mapping[str, Any], where: str, limits: JobLimits) -> tuple[PromptText, ...]:
     if entry.get("prompt") is not None:
-        return (PromptText(_text(entry["prompt"], f"{where}.prompt", limits)),)
+        return (PromptText(checked_text(entry["prompt"], f"{where}.prompt", limits)),)
     parts = []
     for index, raw in enumerate(
         _listed(entry.get("prompts"), f"{where}.prompts", limits.max_blend)
     ):
         name = f"{where}.prompts[{index}]"
         part = as_mapping(raw, name)
-        _known(part, ("text", "weight"), f"{name}.")
-        weight = _number(part.get("weight", 1.0))
+        check_known(part, ("text", "weight"), f"{name}.")
+        weight = read_number(part.get("weight", 1.0))
         if weight is None or not 0 < weight <= 100:
             raise refuse(
                 f"{name}.weight is {shown(part.get('weight'))}; allowed are numbers above 0 up "
                 "to 100.",
                 param=f"{name}.weight",
             )
-        parts.append(PromptText(_text(part.get("text"), f"{name}.text", limits), weight))
+        parts.append(PromptText(checked_text(part.get("text"), f"{name}.text", limits), weight))
     if not parts:
         raise refuse(f"{where} has no prompt; send prompt or prompts.", param=f"{where}.prompt",
                      code="missing_required_parameter")  # fmt: skip
@@ -322,7 +331,8 @@ def _listed(value: Any, param: str, most: int) -> Sequence[Any]:
     return value
 
 
-def _text(value: Any, param: str, limits: JobLimits) -> str:
+def checked_text(value: Any, param: str, limits: JobLimits) -> str:
+    """Return a prompt's text, or refuse what is empty, too long or no text."""
     if not isinstance(value, str) or not value.strip():
         raise refuse(f"{param} is {shown(value)}; a text that is not empty is needed.", param=param)
     if len(value) > limits.max_prompt_chars:
@@ -349,7 +359,7 @@ def _integer(value: Any, param: str, least: int, most: int) -> int | None:
     return number
 
 
-def _number(value: Any) -> float | None:
+def read_number(value: Any) -> float | None:
     """Return a finite number, also from its decimal text as forms send it, else None."""
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,9}(\.\d{1,9})?\s*", value):
         return float(value)
@@ -359,5 +369,6 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _plain(number: float) -> str:
+def plain_number(number: float) -> str:
+    """Return a number as people write it: 2.5, not 2.500000."""
     return f"{number:.6f}".rstrip("0").rstrip(".")

@@ -77,6 +77,7 @@ class JobRecord:
         frames_done: Most frames ever generated; never goes back, not even on a takeover.
         frames_committed: Frames in committed segments.
         events: Sequence number of the last event.
+        fingerprint: What made the committed segments; empty before there is a claim.
         result: File name of the finished video, once completed.
     """
 
@@ -91,6 +92,7 @@ class JobRecord:
     frames_committed: int = 0
     events: int = 0
     error: JobError | None = None
+    fingerprint: str = ""
     result: str | None = None
 
     @property
@@ -134,7 +136,8 @@ class JobRecord:
             "seed": request.seed,
             "num_frames": request.num_frames,
             "frames_done": done,
-            "remixed_from_video_id": None,
+            "remixed_from_video_id": request.remixed_from,
+            "extends_video_id": request.extends,
             "error": (
                 {"code": self.error.code, "message": self.error.message}
                 if self.error and ended
@@ -171,6 +174,7 @@ def read_job(fields: Mapping[str, str]) -> JobRecord | None:
         frames_committed=int(fields.get("frames_committed", 0)),
         events=int(fields.get("events", 0)),
         error=failure,
+        fingerprint=fields.get("fingerprint", ""),
         result=fields.get("result"),
     )
 

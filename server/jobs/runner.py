@@ -288,7 +288,9 @@ class _Run:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             # A thread cannot be stopped; what comes next must not meet it still working.
-            await asyncio.wait({future})
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({future})
             if not future.cancelled():
                 # Read, so that asyncio does not report it; the cancellation is what counts.
                 future.exception()

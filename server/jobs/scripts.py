@@ -39,6 +39,11 @@ if redis.call('XLEN', queue) >= tonumber(ARGV[5]) then return {'full', ''} end
 redis.call('HSET', record, 'id', ARGV[1], 'number', ARGV[2], 'state', 'queued',
   'created_at', ARGV[3], 'request', ARGV[4], 'epoch', -1, 'takeovers', 0, 'frames_done', 0,
   'frames_committed', 0)
+if ARGV[9] ~= '' then
+  redis.call('HSET', record, 'fingerprint', ARGV[9], 'frames_committed', ARGV[10],
+    'frames_done', ARGV[10])
+  for i = 11, #ARGV do redis.call('RPUSH', KEYS[6], ARGV[i]) end
+end
 redis.call('ZADD', index, ARGV[2], ARGV[1])
 emit(record, events, 'video.queued')
 redis.call('XADD', queue, '*', 'id', ARGV[1])

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -82,6 +82,19 @@ class JobFolder:
 
         self._write(VIDEO, fill)
         return VIDEO
+
+    def adopt(self, source: "JobFolder", names: Iterable[str]) -> None:
+        """Take immutable files of another job: linked where the file system can, else copied."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            try:
+                (self.path / name).hardlink_to(source.path / name)
+            except FileExistsError:
+                continue
+            except FileNotFoundError:
+                raise
+            except OSError:
+                self.put(name, (source.path / name).read_bytes())
 
     def served(self, name: str) -> Path | None:
         """Return the path of a segment a player may ask for; None for any other name."""

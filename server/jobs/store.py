@@ -99,6 +99,8 @@ class JobStore:
         max_queued: int,
         once_key: str | None = None,
         once_print: str = "",
+        fingerprint: str = "",
+        segments: Sequence[Segment] = (),
     ) -> Created | NotCreated:
         """Make a job and its ticket, both or neither.
 
@@ -108,6 +110,8 @@ class JobStore:
             max_queued: Most tickets the model's queue may hold.
             once_key: Idempotency key; a second request with it gets the first one's job.
             once_print: Identifies the request's contents; another one under the key is refused.
+            fingerprint: What made ``segments``.
+            segments: Committed from the start; their files are in place.
         """
         queue = WorkQueue(self._redis, request.model, "job")
         await queue.ensure()
@@ -121,6 +125,7 @@ class JobStore:
                 keys.events(job_id),
                 queue.key,
                 keys.idempotency(once_key or ""),
+                keys.segments(job_id),
             ),
             (
                 job_id,
@@ -131,6 +136,9 @@ class JobStore:
                 "" if once_key is None else "1",
                 once_print,
                 ONCE_S,
+                fingerprint,
+                sum(segment.num_frames for segment in segments),
+                *(segment.to_json() for segment in segments),
             ),
         )
         if outcome == b"full":
