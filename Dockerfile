@@ -1,6 +1,6 @@
 # Two targets: `cpu` (the default) and `cuda`. Both hold the whole program; what runs is chosen by
 # LONGTAKE_ROLE or --role. The `av` wheel inside links GPL libraries (x264, x265): an image that you
-# hand to others is a combined work under the GPLv3, see README.md, section Licence.
+# hand to others is a combined work under the GPLv3, see NOTICE.
 
 FROM python:3.12-slim-bookworm AS cpu
 
@@ -13,7 +13,7 @@ RUN apt-get update \
 WORKDIR /app
 # torch first and alone, from the index with builds for CPUs: it is the largest layer and changes least.
 RUN pip install --no-cache-dir "torch==2.13.0" --index-url https://download.pytorch.org/whl/cpu
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY kernels kernels
 COPY models models
 COPY engine engine
@@ -41,7 +41,7 @@ RUN apt-get update \
 WORKDIR /app
 # The default index has builds with CUDA, whose libraries come as wheels; gcc is for triton's launchers.
 RUN pip install --no-cache-dir "torch==2.13.0" triton
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY kernels kernels
 COPY models models
 COPY engine engine

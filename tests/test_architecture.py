@@ -44,6 +44,11 @@ def section(title: str) -> str:
     return "\n".join(takewhile(lambda line: not line.startswith(ends), lines))
 
 
+def words(title: str) -> str:
+    """Return a section in one line, wherever its lines were broken."""
+    return " ".join(section(title).split())
+
+
 def table(title: str) -> dict[str, str]:
     """Return the rows of the table under a heading: first cell to the rest."""
     rows = re.findall(r"^\| `([^|`]+)` \|(.*)\|$", section(title), re.MULTILINE)
@@ -119,7 +124,7 @@ def test_every_error_code_is_listed_with_its_meaning() -> None:
 
 def test_limits_are_those_of_the_code() -> None:
     limits = Limits()
-    text = section("The realtime protocol")
+    text = words("The realtime protocol")
     assert limits.message_bytes == 8 * 2**20
     assert "a message of 8 MiB" in text
     assert f"a prompt of {limits.prompt_chars} characters" in text
@@ -134,16 +139,16 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 def test_times_of_the_fabric_are_those_of_the_code() -> None:
-    claims = section("Redis: keys and records")
+    claims = words("Redis: keys and records")
     assert f"renews every {RENEW_S:g} s" in claims
     assert f"After {TAKEOVER_MS / 1000:g} s of silence" in claims
     assert MAX_TAKEOVERS == 3
     assert "Three takeovers without progress" in claims
     assert f"stream, {CONTROL_MAXLEN} entries" in claims
     assert f"stream, {MEDIA_MAXLEN} entries" in claims
-    assert f"{SILENCE_S:g} s of silence" in section("Who owns which state")
+    assert f"{SILENCE_S:g} s of silence" in words("Who owns which state")
     assert KEY_EVERY_S == 2
-    assert "at least every two seconds" in section("The life of one chunk")
+    assert "at least every two seconds" in words("The life of one chunk")
 
 
 def test_every_redis_key_is_listed() -> None:
@@ -181,7 +186,7 @@ def test_every_route_is_listed() -> None:
 
 
 def test_every_field_of_a_job_is_named() -> None:
-    told = section("REST")
+    told = words("REST")
     assert set(FIELDS) <= named(told)
     assert f"At most {JobLimits().max_queued} jobs" in told
     assert JobLimits().max_seconds == 3600

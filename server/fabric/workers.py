@@ -1,7 +1,7 @@
 """What workers say about themselves: a snapshot with a time to live, and their models' cards.
 
 Any gateway reads all of them for ``/metrics``, ``/readyz``, ``/v1/models`` and for checking a
-``session.start``. The snapshot's contents belong to ``server.worker.snapshot``.
+``session.start``. The snapshot's contents belong to ``server.worker.host``.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Bounds on everything a client can send.
 
 The values are data, so that an operator or a test can use others and every error message can say
-what is allowed. It does not know what a model supports; see ``server.wire.choices`` for that.
+what is allowed. It does not know what a model supports; see ``server.live`` for that.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Messages a client may send, as typed values.
 
 Field limits that never change are here; those that depend on the model (size, rate, steps) are
-checked by ``server.wire.choices`` once the model is known. Unknown fields are ignored.
+checked by ``server.live`` once the model is known. Unknown fields are ignored.
 """
 
 from typing import Annotated, Literal
