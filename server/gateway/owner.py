@@ -68,6 +68,7 @@ class Owner:
         self._started = False
         self._first_sent = opened.resumed_after is not None
         self._position = -1
+        self._begin_again = False
         self._received_at: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -111,7 +112,8 @@ class Owner:
             case said.SessionPlay():
                 await self._control({"type": "play"})
             case said.SessionKeyframe():
-                await self._skipped(await self._reader.seek(None))
+                # The pump moves the reader; a read of its own may be under way.
+                self._begin_again = True
             case said.SessionStop():
                 # A stream no worker has taken ends here; its `done` comes through the pump.
                 if not await self._withdraw():
@@ -166,6 +168,9 @@ class Owner:
         away_since: float | None = None
         while True:
             try:
+                if self._begin_again:
+                    self._begin_again = False
+                    await self._skipped(await self._reader.seek(None))
                 items = await self._reader.read(READ_MS)
                 away_since = None
                 silent = 0 if items else silent + 1
