@@ -9,6 +9,7 @@ tensor and the file. Which file belongs to which model is none of its business.
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -303,10 +304,13 @@ def _read_sharded(path: Path) -> Weights:
 
 def _read_pickle(path: Path, keys: tuple[str, ...]) -> Weights:
     try:
-        # Only the zip format (torch 1.6 and later) can be mapped.
-        tree = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            # About pickles of other programs; whether this one can be read is said below.
+            warnings.simplefilter("ignore", UserWarning)
+            # Only the zip format (torch 1.6 and later) can be mapped.
+            tree = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

@@ -38,8 +38,8 @@ def convert(
 ) -> Path:
     """Convert a model's transformer.
 
-    Text encoder, tokenizer and codec are not copied: they are shared by the models of a family
-    and stay in the cache folder.
+    Text encoder, tokenizer and codec are copied for a model that is not fetched. Else they are
+    shared by the models of a family and stay in the cache folder.
 
     Args:
         name_or_path: as for ``load_model``.
@@ -78,6 +78,13 @@ def convert(
         )
         card = json.dumps(card_of(entry, chosen), indent=1) + "\n"
         (staging / CARD).write_text(card, encoding="utf-8")
+        if entry.bundled:
+            for source, name in (
+                (sources.codec.path, "codec.safetensors"),
+                (sources.text.path, "text.safetensors"),
+                (sources.tokenizer, "tokenizer.model"),
+            ):
+                shutil.copyfile(source, staging / name)
         staging.chmod(0o755)
         if out.is_dir():
             out.rmdir()

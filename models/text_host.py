@@ -2,9 +2,10 @@
 
 Wan's text encoder is four times as large as its 1.3 B transformer and runs for a fraction of a
 second per prompt, so it may stay on the CPU, or visit the device only while it works. Embeddings
-are kept by content and shared by all sessions. One thread owns a host.
+are kept by content and shared by all sessions. Calls from several threads wait for each other.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
@@ -48,6 +49,7 @@ class TextEncoderHost:
         self.placement = placement
         self._device, self._dtype, self._capacity = device, dtype, capacity
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
         encoder.network.to(device if placement == "device" else "cpu")
 
     def __len__(self) -> int:
@@ -61,6 +63,10 @@ class TextEncoderHost:
         else is encoded with it.
         """
         wanted = [clean(text) for text in texts]
+        with self._lock:
+            return self._encode(wanted)
+
+    def _encode(self, wanted: Sequence[str]) -> Tensor:
         new = [text for text in dict.fromkeys(wanted) if text not in self._rows]
         if new:
             self._learn(new)

@@ -17,6 +17,7 @@ from server.config import Settings, SettingsError, add_flags, read_settings
 
 COMMANDS = ("models", "fetch", "convert", "doctor", "bench")
 CANNOT = 2
+INTERRUPTED = 130
 
 
 def say(line: str) -> None:
@@ -34,7 +35,10 @@ def main(words: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     if words and words[0] in COMMANDS:
-        return _command(words[0])(words[1:])
+        try:
+            return _command(words[0])(words[1:])
+        except KeyboardInterrupt:
+            return INTERRUPTED
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Serve live streams and video jobs of a causal video model.",
@@ -49,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return _serve(settings)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def _command(name: str) -> Callable[[Sequence[str]], int]:

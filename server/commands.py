@@ -7,8 +7,11 @@ command returns its exit status and never leaves half of its work behind.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from models.registry import find
 
 DEFAULT_DATA = Path("data")
 CANNOT = 2
@@ -36,60 +39,81 @@ def models(words: Sequence[str]) -> int:
     """List the models that can be served and what each needs."""
     from models.needs import describe
     from models.registry import ENTRIES
-    from server.worker.build import cache_dir, device_bytes
+    from server.worker.build import CannotServe, cache_dir, choose_device, device_bytes
 
     parser = _parser("models", "List models, what they need and whether their files are here.")
+    parser.add_argument("name", nargs="?", help="show this one alone")
+    parser.add_argument("--device", default="auto", help="device whose memory is divided")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(words)
-    room = device_bytes()
+    try:
+        room = device_bytes(choose_device(options.device))
+        chosen = ENTRIES if options.name is None else (find(options.name),)
+    except (CannotServe, ValueError) as error:
+        return _cannot(error)
     cache = cache_dir(options.data_dir)
-    found = [describe(entry, cache_dir=cache, device_bytes=room) for entry in ENTRIES]
+    found = [describe(entry, cache_dir=cache, device_bytes=room) for entry in chosen]
     if options.json:
         _out(json.dumps(found, indent=1))
         return 0
     for model in found:
-        fit = model["streams_that_fit"]
-        _out(
-            f"{model['name']:28} {'here' if model['present'] else 'to fetch':9} "
-            f"{_size(model['disk_bytes']):>9} on disk  {_size(model['weights_bytes']):>9} weights  "
-            f"{'' if fit is None else f'{fit} streams fit'}  {model['title']}"
-        )
+        for line in _lines(model, room):
+            _out(line)
     return 0
+
+
+def _lines(model: Mapping[str, Any], room: int) -> Iterator[str]:
+    """Say in words what ``models.needs.describe`` found; sizes in bfloat16."""
+    yield f"{model['name']}: {model['title']}"
+    starts = [
+        word
+        for word, can in (
+            ("starts from an image", model["image_to_video"]),
+            ("continues videos", model["continuation"]),
+        )
+        if can
+    ]
+    sizes = ", ".join(model["sizes"])
+    codecs = ", ".join(model["codecs"])
+    yield f"    {sizes} at {model['fps']} frames/s; {'; '.join(starts)}; codecs {codecs}"
+    if model["present"]:
+        yield f"    on disk {_size(model['disk_bytes'])}, all here"
+    elif model["disk_bytes"]:
+        yield f"    on disk {_size(model['disk_bytes'])}; run: python -m server fetch {model['name']}"
+    else:
+        yield f"    comes with the program, but not here: {', '.join(model['missing_files'])}"
+    yield (
+        f"    weights {_size(model['weights_bytes'])} and text encoder "
+        f"{_size(model['text_encoder_bytes'])}; a session {_size(model['kv_bytes_per_session'])} "
+        f"of keys and values and {_size(model['decoder_state_bytes_per_session'])} of decoder state"
+    )
+    yield f"    memory of {_size(room)} has room for {model['streams_that_fit']} streams"
+    yield f"    licence {model['licence']}: {model['licence_url']}"
 
 
 def fetch(words: Sequence[str]) -> int:
     """Download a model's files, verified and resumable."""
-    from tqdm import tqdm
-
     from models.fetch import FetchError, fetch_model
     from models.hub import HubRemote
-    from models.registry import find
     from server.worker.build import cache_dir
 
     parser = _parser("fetch", "Download a model; its licence is shown first.")
     parser.add_argument("model", help="a name that `python -m server models` lists")
     parser.add_argument("--codec", help="one of the model's codecs; its default when absent")
     options = parser.parse_args(words)
-    bars: dict[str, tqdm[None]] = {}
-
-    def progress(path: str, done_bytes: int, total_bytes: int) -> None:
-        bar = bars.get(path)
-        if bar is None:
-            bar = bars[path] = tqdm(total=total_bytes, unit="B", unit_scale=True, desc=path)
-        bar.update(done_bytes - bar.n)
-
+    cache = cache_dir(options.data_dir)
     try:
-        cache = cache_dir(options.data_dir)
         entry = find(options.model)
-        files = fetch_model(
-            entry, cache, progress, remote=HubRemote(), say=_out, codec=options.codec
-        )
+        with _Bars() as bars:
+            files = fetch_model(
+                entry, cache, bars, remote=HubRemote(), say=_out, codec=options.codec
+            )
     except (FetchError, ValueError, OSError) as error:
         return _cannot(error)
-    finally:
-        for bar in bars.values():
-            bar.close()
-    _out(f"{options.model}: {len(files)} files are in {cache}")
+    if entry.bundled:
+        _out(f"{entry.name} comes with the program; there is nothing to fetch")
+    else:
+        _out(f"{entry.name}: {len(files)} files are in {cache}")
     return 0
 
 
@@ -106,17 +130,42 @@ def convert(words: Sequence[str]) -> int:
     parser.add_argument("--codec", help="the codec its card names")
     options = parser.parse_args(words)
     try:
-        file = write(
-            options.model,
-            options.out,
-            cache_dir=cache_dir(options.data_dir),
-            dtype=DTYPES[options.dtype],
-            codec=options.codec,
-        )
+        with _Bars() as bars:
+            file = write(
+                options.model,
+                options.out,
+                cache_dir=cache_dir(options.data_dir),
+                dtype=DTYPES[options.dtype],
+                codec=options.codec,
+                progress=lambda _, done, total: bars("transformer.safetensors", done, total),
+            )
     except (CheckpointError, ValueError, OSError) as error:
         return _cannot(error)
     _out(f"{file} is written; serve it with --model {options.out}")
     return 0
+
+
+class _Bars:
+    """One progress bar on stderr for each file; closed when the block ends."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, Any] = {}
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for bar in self._bars.values():
+            bar.close()
+
+    def __call__(self, path: str, done_bytes: int, total_bytes: int) -> None:
+        from tqdm import tqdm
+
+        bar = self._bars.get(path)
+        if bar is None:
+            bar = tqdm(total=total_bytes, unit="B", unit_scale=True, desc=path)
+            self._bars[path] = bar
+        bar.update(done_bytes - bar.n)
 
 
 def doctor(words: Sequence[str]) -> int:

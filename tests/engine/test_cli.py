@@ -5,8 +5,11 @@ import pytest
 from PIL import Image
 
 import engine.cli as cli
+import tests.models.damage as damaged
 from engine.requests import parse_switch, read_clip, read_picture, read_requests
+from models import loading
 from tests.fakes import tiny_test_model
+from tests.server.small_model import write_small_model
 
 
 @pytest.fixture
@@ -199,3 +202,20 @@ def test_a_switch_is_read_as_time_and_prompt():
     for text in ("x", "1.0=", "-1=a", "nan=a", "=a"):
         with pytest.raises(ValueError, match="SECONDS=PROMPT"):
             parse_switch(text)
+
+
+@pytest.mark.parametrize("damage", damaged.ALL, ids=lambda damage: damage.__name__)
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path, capsys, monkeypatch, damage):
+    monkeypatch.setattr(loading, "BUNDLED", tmp_path)
+    model, told = damage(write_small_model(tmp_path / "longtake-tiny"))
+    status, err = run(
+        capsys,
+        *("--model", model, "--prompt", "a", "--cache-dir", tmp_path / "cache"),
+        *("--out", tmp_path / "out" / "o.npz"),
+    )
+    assert status == 2
+    assert err.startswith("error: ")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / damaged.RAN).exists()
+    assert not (tmp_path / "out").exists()

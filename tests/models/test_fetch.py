@@ -1,58 +1,18 @@
 """Fetching: licence first, verified files only, resumable, and nothing half-written."""
 
 import errno
-import hashlib
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
 from models import fetch as fetching
 from models.fetch import FetchError, Published, fetch_model
 from models.registry import find
+from tests.models.fake_remote import FakeRemote
 
 ENTRY = find("longlive-1.3b")
-
-
-class FakeRemote:
-    """Serves invented content; ``break_after`` bytes of a file, ``breaks`` is raised."""
-
-    def __init__(self):
-        self.calls = []
-        self.resumed = []
-        self.break_after = None
-        self.breaks = ConnectionError("reset by peer")
-        self.corrupt = set()
-        self.unavailable = set()
-
-    def content(self, file):
-        return f"{file.source}/{file.path}".encode() * 50
-
-    def published(self, file):
-        if file.path in self.unavailable:
-            raise FileNotFoundError("404")
-        content = self.content(file)
-        if file.git_blob is not None:
-            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            return Published(len(content), git_blob=blob)
-        return Published(len(content), sha256=hashlib.sha256(content).hexdigest())
-
-    def download(self, file, published, folder, progress):
-        self.calls.append(file.path)
-        content = self.content(file)
-        if file.path in self.corrupt:
-            content = content[:-1] + b"!"
-        part = folder / "part"
-        have = part.stat().st_size if part.exists() else 0
-        self.resumed.append(have)
-        with part.open("ab") as out:
-            if self.break_after is not None:
-                out.write(content[have : self.break_after])
-                out.flush()
-                raise self.breaks
-            out.write(content[have:])
-        progress(len(content))
-        return part
 
 
 @pytest.fixture
@@ -129,6 +89,14 @@ def test_an_interrupt_resumes_too(tmp_path, remote):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_leaves_nothing_of_the_file_behind(tmp_path, remote, code):
     remote.break_after, remote.breaks = 100, OSError(code, "No space left on device")
+    with pytest.raises(FetchError, match=r"the disk is full while fetching models/longlive_base"):
+        fetch_model(ENTRY, tmp_path, remote=remote)
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_is_really_full_leaves_nothing_behind_either(tmp_path, remote):
+    remote.part_is = Path("/dev/full")
     with pytest.raises(FetchError, match=r"the disk is full while fetching models/longlive_base"):
         fetch_model(ENTRY, tmp_path, remote=remote)
     assert files_in(tmp_path) == []
