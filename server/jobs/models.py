@@ -108,7 +108,7 @@ class JobRequest:
         return cls(**{**value, "prompts": prompts})
 
 
-FIELDS = (
+CREATE_FIELDS = (
     "model", "prompt", "prompts", "seconds", "size", "width", "height", "fps", "seed",
     "num_inference_steps", "num_frames", "input_reference", "extra_params",
 )  # fmt: skip
@@ -143,7 +143,7 @@ def parse_request(
     Raises:
         RequestRefused: A field is unknown, missing or wrong.
     """
-    check_known(body, FIELDS, "")
+    check_known(body, CREATE_FIELDS, "")
     extra = as_mapping(body["extra_params"], "extra_params") if "extra_params" in body else {}
     check_known(extra, EXTRA_FIELDS, "extra_params.")
     fields = {**body, **extra}

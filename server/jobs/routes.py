@@ -26,6 +26,7 @@ from server.jobs.images import read_start_image
 from server.jobs.models import JobLimits, JobRequest, parse_request
 from server.jobs.playlist import event_playlist
 from server.jobs.record import JobRecord, Segment
+from server.jobs.schema import CREATE_SCHEMA, EXTEND_SCHEMA, REMIX_SCHEMA
 from server.jobs.segments import START_IMAGE, THUMBNAIL, JobFolder
 from server.jobs.sse import job_events
 from server.jobs.store import JobStore, NotCreated, number_of
@@ -78,14 +79,14 @@ def jobs_router(parts: JobParts) -> APIRouter:
     router = APIRouter(prefix="/v1/videos", tags=["videos"], route_class=_EnvelopeRoute)
     routes = _Routes(parts)
     add = router.add_api_route
-    add("", routes.create, methods=["POST"])
+    add("", routes.create, methods=["POST"], openapi_extra=_body(CREATE_SCHEMA))
     add("", routes.list, methods=["GET"])
-    add("/extensions", routes.extend, methods=["POST"])
+    add("/extensions", routes.extend, methods=["POST"], openapi_extra=_body(EXTEND_SCHEMA))
     for unbuilt in ("edits", "characters"):
         add(f"/{unbuilt}", routes.not_supported, methods=["POST"], include_in_schema=False)
     add("/{video_id}", routes.retrieve, methods=["GET"])
     add("/{video_id}", routes.delete, methods=["DELETE"])
-    add("/{video_id}/remix", routes.remix, methods=["POST"])
+    add("/{video_id}/remix", routes.remix, methods=["POST"], openapi_extra=_body(REMIX_SCHEMA))
     add("/{video_id}/cancel", routes.cancel, methods=["POST"])
     add("/{video_id}/events", routes.events, methods=["GET"])
     for path, answer in (
@@ -97,6 +98,12 @@ def jobs_router(parts: JobParts) -> APIRouter:
         # Apart, since one operation of two methods has one id in /docs and makes it warn.
         add(path, answer, methods=["HEAD"], include_in_schema=False)
     return router
+
+
+def _body(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that may be JSON or a form."""
+    kinds = ("application/json", "multipart/form-data")
+    return {"requestBody": {"content": {kind: {"schema": schema} for kind in kinds}}}
 
 
 class _Routes:

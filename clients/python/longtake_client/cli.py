@@ -49,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
     create.add_argument("--seconds", type=float, default=8.0)
     create.add_argument("--image", help="PNG, JPEG or WebP file to start from")
     create.add_argument("--out", help="wait and download to this file")
+    longer = verbs.add_parser("extend", help="queue a longer version of a finished video")
+    longer.add_argument("id")
+    longer.add_argument("--seconds", type=float, default=4.0, help="how much is added")
+    longer.add_argument("--prompt", help="what the new part shows; else the last prompt goes on")
+    longer.add_argument("--out", help="wait and download to this file")
     verbs.add_parser("list", help="list jobs, newest first")
     for verb, what in (
         ("show", "print a job's state"),
@@ -123,13 +128,23 @@ async def _create(client: Client, asked: argparse.Namespace) -> int:
         later=_later(asked.at),
         image=Path(asked.image).read_bytes() if asked.image else None,  # noqa: ASYNC240
     )
+    return await _queued(client, video, asked.out)
+
+
+async def _extend(client: Client, asked: argparse.Namespace) -> int:
+    video = await client.jobs.extend(asked.id, seconds=asked.seconds, prompt=asked.prompt)
+    return await _queued(client, video, asked.out)
+
+
+async def _queued(client: Client, video: Video, out: str | None) -> int:
+    """Print a new job's id; with a file to write, wait and download."""
     print(video.id, flush=True)  # noqa: T201
-    if asked.out is None:
+    if out is None:
         return 0
     video = await _follow(client, video.id)
     if video.status != "completed":
         return _ended_badly(video)
-    return await _download_to(client, video.id, Path(asked.out))
+    return await _download_to(client, video.id, Path(out))
 
 
 async def _list(client: Client, asked: argparse.Namespace) -> int:
@@ -165,6 +180,7 @@ async def _download(client: Client, asked: argparse.Namespace) -> int:
 
 _JOB_VERBS = {
     "create": _create,
+    "extend": _extend,
     "list": _list,
     "show": _show,
     "wait": _wait,

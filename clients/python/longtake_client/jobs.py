@@ -147,6 +147,26 @@ class Jobs:
             if not page["has_more"]:
                 return
 
+    async def remix(self, video_id: str, prompt: str) -> Video:
+        """Queue the same video under another prompt: same seed, size and length."""
+        url = f"/v1/videos/{video_id}/remix"
+        answer = await checked(self._http, "POST", url, json={"prompt": prompt})
+        return Video.from_json(answer.json())
+
+    async def extend(self, video_id: str, *, seconds: float, prompt: str | None = None) -> Video:
+        """Queue a video that begins with a finished one's very pictures and goes on.
+
+        Args:
+            video_id: A completed job.
+            seconds: How much is added.
+            prompt: What the new part shows; None goes on with the last prompt.
+        """
+        body: dict[str, Any] = {"video": {"id": video_id}, "seconds": f"{seconds:g}"}
+        if prompt is not None:
+            body["prompt"] = prompt
+        answer = await checked(self._http, "POST", "/v1/videos/extensions", json=body)
+        return Video.from_json(answer.json())
+
     async def cancel(self, video_id: str) -> Video:
         """Stop work on a job and keep its record."""
         answer = await checked(self._http, "POST", f"/v1/videos/{video_id}/cancel")

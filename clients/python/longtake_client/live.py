@@ -182,7 +182,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 async def _model(client: Client, name: str | None) -> Mapping[str, Any]:
-    models = await client.models()
+    # A server also lists models that it could serve after a restart.
+    models = [model for model in await client.models() if model.get("serving", True)]
     for model in models:
         if name is None or model["id"] == name:
             return model

@@ -22,7 +22,7 @@ from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
 from server.worker.host import HostSettings, WorkerHost
-from server.worker.live import LiveParts
+from server.worker.parts import LiveParts
 from server.worker.stats import WorkerStats
 from tests.fakes import tiny_test_model
 
