@@ -21,7 +21,7 @@ WEB = Path(__file__).resolve().parents[2] / "clients" / "web"
 
 
 class GateMiddleware:
-    """Checks keys for everything that is not the page, and origins for whatever changes something.
+    """Checks the host's name, keys for all but the page, and origins for what changes something.
 
     WebSocket handshakes are checked by their own route, which can answer them.
     """
@@ -35,11 +35,12 @@ class GateMiddleware:
         if scope["type"] == "http":
             request = Request(scope)
             path = request.url.path
-            refusal = None
+            refusal = self._gate.check_host(request.headers)
             if path.startswith("/v1/") or path == "/metrics":
-                refusal = self._gate.check_key(request.headers, request.query_params)
+                key = self._gate.check_key(request.headers, request.query_params)
+                refusal = refusal or key
             if request.method not in ("GET", "HEAD", "OPTIONS"):
-                refusal = self._gate.check_origin(request.headers) or refusal
+                refusal = refusal or self._gate.check_origin(request.headers)
             if refusal is not None:
                 answer = envelope(refusal.status, refusal.code, refusal.message)
                 await answer(scope, receive, send)

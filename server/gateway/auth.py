@@ -49,6 +49,23 @@ class Gate:
         seen = "a wrong API key" if given else "no API key"
         return Refusal(401, "unauthorized", f"{seen}; send Authorization: Bearer KEY (or ?key=KEY)")
 
+    def check_host(self, headers: Mapping[str, str]) -> Refusal | None:
+        """Return a refusal for a name that somebody else has pointed at this machine.
+
+        Without a key, a web page could otherwise reach a loopback server under its own name and
+        read the answers. A proxy's name is allowed as one of ``origins``.
+        """
+        host = headers.get("host", "")
+        names = {urlsplit(origin).netloc for origin in self.origins}
+        if self.api_keys or host in names or is_loopback(_name_in(f"http://{host}")):
+            return None
+        return Refusal(
+            403,
+            "forbidden_host",
+            f"host {host[:200]}; without an API key only names of this machine are allowed, such as "
+            "localhost; name a proxy's address with --allow-origin",
+        )
+
     def check_origin(self, headers: Mapping[str, str]) -> Refusal | None:
         """Return a refusal when a web page of a foreign origin makes the request."""
         origin = headers.get("origin")
@@ -57,12 +74,9 @@ class Gate:
         host = headers.get("host", "")
         # A name that an attacker points at 127.0.0.1 would be its own origin, so without a key
         # only names that mean this machine count.
-        try:
-            page = urlsplit(origin)
-            name = page.hostname or ""
-        except ValueError:
-            page, name = urlsplit(""), ""
-        if page.netloc == host != "" and (self.api_keys or is_loopback(name)):
+        name = _name_in(origin)
+        own = name != "" and urlsplit(origin).netloc == host
+        if own and (self.api_keys or is_loopback(name)):
             return None
         allowed = ", ".join((f"http://{host}", *self.origins))
         return Refusal(
@@ -70,6 +84,14 @@ class Gate:
             "forbidden_origin",
             f"origin {origin[:200]}; allowed are {allowed}; name others with --allow-origin",
         )
+
+
+def _name_in(origin: str) -> str:
+    """Return the host name of an origin; empty when it has none."""
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

@@ -79,6 +79,14 @@ async def open_new(gateway: Gateway, start: SessionStart) -> Opened | ErrorMessa
     if isinstance(spec, ErrorMessage):
         return spec
     redis = gateway.redis
+    most = gateway.limits.queued_streams
+    waiting = await WorkQueue(redis, spec.model, "live").depth()
+    if waiting >= most:
+        return ErrorMessage(
+            code="capacity",
+            message=f"{waiting} streams wait for {spec.model}; at most {most} may, try again later",
+            retryable=True,
+        )
     session_id = f"ses_{secrets.token_hex(12)}"
     token, connection = secrets.token_urlsafe(32), secrets.token_hex(8)
     now = int(datetime.datetime.now(datetime.UTC).timestamp())

@@ -29,6 +29,7 @@ ERROR_CODES: dict[str, str] = {
     "shutting_down": "This gateway is stopping; connect again and resume.",
     "unauthorized": "The API key is missing or wrong.",
     "forbidden_origin": "A web page of this origin may not open streams here.",
+    "forbidden_host": "The server was reached under a name that is not this machine's.",
     "not_found": "No such address or object.",
     "internal_error": "A fault of the server; the log has more.",
 }

@@ -22,6 +22,7 @@ class Limits:
         transition_chunks: Longest prompt transition.
         messages_per_s: Sustained message rate; more is answered with ``rate_limited``.
         messages_burst: Messages that may come at once.
+        queued_streams: Streams that may wait for one model; more are refused.
         start_timeout_s: How long a connection may stay silent before ``session.start``.
     """
 
@@ -32,4 +33,5 @@ class Limits:
     transition_chunks: int = 64
     messages_per_s: float = 60.0
     messages_burst: int = 240
+    queued_streams: int = 256
     start_timeout_s: float = 10.0

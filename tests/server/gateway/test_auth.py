@@ -72,6 +72,25 @@ def test_foreign_origins_are_refused_even_when_a_name_points_here(headers: dict[
     assert "allowed are" in refusal.message
 
 
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1:8000", True),
+        ("localhost", True),
+        ("[::1]:8000", True),
+        ("studio.example", True),
+        ("evil.example:8000", False),
+        ("", False),
+        ("[bad", False),
+    ],
+)
+def test_without_a_key_only_names_of_this_machine_are_served(host: str, allowed: bool) -> None:
+    refusal = Gate(origins=("https://studio.example",)).check_host({"host": host})
+    assert (refusal is None) is allowed
+    assert refusal is None or refusal.code == "forbidden_host"
+    assert KEYED.check_host({"host": host}) is None
+
+
 def test_with_a_key_the_server_may_have_any_name() -> None:
     headers = {"host": "video.example", "origin": "https://video.example"}
     assert KEYED.check_origin(headers) is None

@@ -7,7 +7,7 @@ import pytest
 from server.wire.limits import Limits
 from tests.conftest import RedisServer
 from tests.server.fakes import CHUNK, FIRST, FakeEngine, colour
-from tests.server.harness import Chunk, gateway, serving, until
+from tests.server.harness import Chunk, gateway, serving, until, worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -249,6 +249,25 @@ async def test_a_queued_client_that_leaves_is_forgotten(redis_server: RedisServe
 
 async def _position_is_one(viewer: object) -> bool:
     return (await viewer.message("session.queued"))["position"] == 1  # type: ignore[attr-defined]
+
+
+async def test_a_full_queue_is_refused_with_the_number(redis_server: RedisServer) -> None:
+    limits = Limits(queued_streams=1)
+    async with (
+        worker(redis_server.url, FakeEngine(fit=1)),
+        gateway(redis_server.url, limits=limits) as served,
+        served.viewer() as first,
+        served.viewer() as second,
+        served.viewer() as third,
+    ):
+        await until(served.context.cards)
+        await first.start()
+        await second.say("session.start", prompt="b")
+        await second.message("session.queued")
+        await third.say("session.start", prompt="c")
+        error = await third.error()
+        assert (error["code"], error["retryable"]) == ("capacity", True)
+        assert "1 streams wait" in error["message"]
 
 
 async def test_no_worker_at_all_is_said_at_once(redis_server: RedisServer) -> None:

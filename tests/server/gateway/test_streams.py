@@ -231,6 +231,8 @@ async def test_rest_asks_for_the_key_and_refuses_foreign_writes(redis_server: Re
             assert (await http.get(served.http + path)).status_code == 401
             assert (await http.get(served.http + path, headers=own)).status_code == 200
             assert (await http.get(f"{served.http}{path}?key=an%20api%20key")).status_code == 200
+        named = {"Host": "evil.example"}
+        assert (await http.get(f"{served.http}/healthz", headers=named)).status_code == 200
         for path in ("/healthz", "/docs"):
             assert (await http.get(served.http + path)).status_code == 200
         foreign = {**own, "Origin": "http://evil.example"}
