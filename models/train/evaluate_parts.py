@@ -210,7 +210,8 @@ class Bench:
     @torch.no_grad()
     def autoencoder(self, model: str, count: int) -> Numbers:
         """Measure what the codec loses on unseen renders, in decibels a clip."""
-        codec = load_model(model, device=self.device, dtype=torch.float32).codec
+        loaded = load_model(model, device=self.device, dtype=torch.float32)
+        codec, size = loaded.codec, loaded.entry.sizes[0]
         generator = np.random.default_rng(_REFERENCE_SEED + 7)
         frames = FIRST_CHUNK_FRAMES + 2 * CHUNK_FRAMES
         decibels = []
@@ -218,7 +219,7 @@ class Bench:
             for _ in range(count):
                 start = int(generator.integers(0, 600 * FPS))
                 scene = draw_scenes(generator, 1, "any")
-                pixels = render(scene, start, frames, device=self.device)
+                pixels = render(scene, start, frames, size=size, device=self.device)
                 latents, _ = codec.encode(pixels, None)
                 back, _ = codec.decode(latents, None)
                 error = (back.float() - pixels[:, : back.shape[1]]).div(2).pow(2).mean()
