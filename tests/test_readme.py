@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 import av
 import pytest
@@ -67,6 +68,14 @@ def program(words: Sequence[str]) -> tuple[Callable[[list[str]], object], list[s
         from tests.parity.__main__ import main as parity
 
         return parity, []
+    if module == "tests.bench.table":
+        from tests.bench.table import main as bench_table
+
+        def with_words(given: list[str]) -> None:
+            with mock.patch.object(sys, "argv", ["table", *given]):
+                bench_table()
+
+        return with_words, []
     if module == "tests.parity.manifest":
         return lambda _: pytest.skip("takes a folder and no flags"), []
     raise AssertionError(f"python -m {module}; not a program of this project")
