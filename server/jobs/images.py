@@ -18,8 +18,17 @@ from server.jobs.errors import RequestRefused, refuse, shown
 from server.jobs.forms import Upload
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-_MAX_PIXELS = 64 * 2**20
+_MAX_PIXELS = 32 * 2**20
 _PARAM = "input_reference"
+_UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    OSError,
+    ValueError,
+    SyntaxError,
+)
+"""What Pillow raises for pictures that are damaged or made to exhaust memory."""
 
 
 def read_start_image(reference: Any, size: tuple[int, int]) -> bytes:
@@ -38,7 +47,7 @@ def read_start_image(reference: Any, size: tuple[int, int]) -> bytes:
                     param=_PARAM,
                 )
             turned = ImageOps.exif_transpose(picture).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _not_an_image(f"{len(data)} bytes that cannot be read as a picture") from error
     fitted = ImageOps.fit(turned, size, Image.Resampling.LANCZOS)
     out = io.BytesIO()
