@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.jobs.errors import RequestRefused
@@ -57,6 +57,7 @@ def test_names_that_contradict_each_other_are_refused(items: list[tuple[str, str
 _NAMES = st.text("ab[]", max_size=12)
 
 
+@settings(max_examples=80)
 @given(st.lists(st.tuples(_NAMES, st.text(max_size=3)), max_size=8))
 def test_any_form_is_nested_or_refused(items: list[tuple[str, str]]) -> None:
     with contextlib.suppress(RequestRefused):
@@ -87,6 +88,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from(CREATE_FIELDS), _JSON, max_size=6))
 def test_any_request_is_checked_or_refused_by_name(body: dict[str, Any]) -> None:
     def image(reference: object, size: tuple[int, int]) -> bytes:
