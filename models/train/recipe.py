@@ -198,15 +198,15 @@ def first_light() -> Recipe:
             train_encoder=False,
             peak=1e-3,
         ),
-        data=DataRecipe(held=12000, at_once=24, refresh_every=30, first=168),
+        data=DataRecipe(held=12000, at_once=24, refresh_every=60, first=120),
         teacher=TeacherRecipe(
             StageLimits(20000, 4200.0, 60.0),
-            batch=12,
+            batch=6,
             peak=2.5e-3,
             bidirectional_share=0.0,
             half_weights=True,
-            opening_share=0.7,
-            opening_batch=48,
+            opening_share=0.75,
+            opening_batch=24,
         ),
     )
 

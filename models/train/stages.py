@@ -187,7 +187,7 @@ def run_teacher(run: Run, store: WindowStore) -> None:
     openings = opening_store(run)
 
     def renew(step: int) -> None:
-        if openings is not None and step % 3 == 0:
+        if openings is not None and step % 6 == 0:
             openings.refresh()
         if recipe.data.refresh_every and step % recipe.data.refresh_every == 0:
             store.refresh()
