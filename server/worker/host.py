@@ -72,6 +72,7 @@ class WorkerHost:
         self._run_job = run_job
         self._streams: dict[LiveStream, asyncio.Task[None]] = {}
         self._jobs: set[asyncio.Task[None]] = set()
+        self._held: set[str] = set()
         self._draining = asyncio.Event()
         self._admitting = 0
 
@@ -125,7 +126,9 @@ class WorkerHost:
                 if loop.time() >= look_over_at:
                     look_over_at = loop.time() + TAKEOVER_EVERY_S
                     silent_ms = self._settings.takeover_ms
-                    ticket = next(iter(await queue.take_over(worker_id, silent_ms)), None)
+                    silent = await queue.take_over(worker_id, silent_ms)
+                    # One of our own only came late with its renewal, which this has made good.
+                    ticket = next((t for t in silent if t.subject not in self._held), None)
                 ticket = ticket or await queue.take(worker_id, TAKE_BLOCK_MS)
                 if ticket is not None:
                     await serve(ticket)
@@ -220,12 +223,15 @@ class WorkerHost:
 
     async def _guarded(self, work: Awaitable[None], subject: str) -> None:
         """Run one stream or job; its failure is its own."""
+        self._held.add(subject)
         try:
             await work
         except asyncio.CancelledError:
             raise
         except Exception:
             log.exception("%s ended by a fault", subject)
+        finally:
+            self._held.discard(subject)
 
     async def _end_everything(self) -> None:
         for stream in list(self._streams):

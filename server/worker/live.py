@@ -12,11 +12,15 @@ from typing import Any
 
 from engine.types import (
     Admitted,
+    ChunkReady,
+    Credit,
     EngineEvent,
+    PromptUpdate,
     Refused,
     SessionEnded,
     SessionPaused,
     Stop,
+    UpdatePrompt,
     Wait,
 )
 from server.entries import config_to_json
@@ -26,6 +30,7 @@ from server.fabric.connection import FabricError
 from server.fabric.streams import drop_streams, read_entries
 from server.tasks import end_tasks
 from server.worker.encoders import Encoders
+from server.worker.kept import COST_SHARE, MAX_BYTES, KeptState, KeptStates
 from server.worker.output import Fenced, Output
 from server.worker.parts import LiveParts
 from server.worker.start import Beginning, beginning
@@ -35,6 +40,8 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 0.2
 """How often presence and the clock's credit are looked at."""
+OWN_CHANGE = "\0takeover"
+"""Names the prompt change of a takeover; no receipt goes out for it."""
 ENDED_MS = 60_000
 """How long the media stream and the record of an ended stream can still be read."""
 
@@ -61,6 +68,7 @@ class LiveStream:
         self._parts = parts
         self._on_decided = on_decided
         self._claim = claim
+        self._record = record
         self._begin: Beginning = beginning(record, self.session_id, claim.epoch)
         self._stop_reason = "stopped"
         self._stopping = False
@@ -79,6 +87,7 @@ class LiveStream:
 
     async def run(self) -> None:
         """Admit, serve and end the stream."""
+        parts = self._parts
         helpers: list[asyncio.Task[None]] = [self._task(self._renew())]
         try:
             try:
@@ -90,6 +99,8 @@ class LiveStream:
             output = await self._open(admitted)
             assert self._steering is not None, "opened together with the output"
             helpers += [self._task(self._steering.obey()), self._task(self._steering.watch())]
+            if parts.states is not None:
+                helpers.append(self._task(self._keep(parts.states, output)))
             main = asyncio.create_task(output.run())
             await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
@@ -115,14 +126,21 @@ class LiveStream:
 
     async def _admit(self) -> Admitted | None:
         """Ask the engine until it takes the stream in; None when the stream is over before."""
+        await self._look_for_kept()
         while True:
             reason = await self._over_before_start()
             if reason is not None:
-                await self._finish(reason, self._begin.offset.chunks, self._begin.offset.frames)
+                published = self._begin.published
+                await self._finish(reason, published.chunks, published.frames)
                 return None
-            answer = await self._parts.bridge.admit(self._begin.spec, self._arrived)
+            begin = self._begin
+            answer = await self._parts.bridge.admit(begin.spec, self._arrived, begin.kept)
             if isinstance(answer, Admitted):
                 return answer
+            if isinstance(answer, Refused) and begin.kept is not None:
+                log.warning("stream %s begins anew: %s", self.session_id, answer.message)
+                self._begin = beginning(self._record, self.session_id, self._claim.epoch)
+                continue
             if isinstance(answer, Refused):
                 error = {"t": "error", "code": answer.code, "message": answer.message}
                 await self._say({**error, "param": answer.param, "fatal": True})
@@ -130,6 +148,34 @@ class LiveStream:
                 return None
             assert isinstance(answer, Wait)
             await asyncio.sleep(WATCH_S)
+
+    async def _look_for_kept(self) -> None:
+        """Go on from a kept state of the engine when a takeover finds one."""
+        states = self._parts.states
+        if states is not None and self._begin.goes_on:
+            kept = await asyncio.to_thread(states.read, self.session_id)
+            self._begin = beginning(self._record, self.session_id, self._claim.epoch, kept)
+
+    async def _keep(self, states: KeptStates, output: Output) -> None:
+        """Keep the engine's state every few seconds while the stream gets on."""
+        assert self._steering is not None, "opened together with the output"
+        loop, clock = asyncio.get_running_loop(), self._parts.clock
+        kept_at, pause_s = output.chunks, states.keep_s
+        while True:
+            await asyncio.sleep(pause_s)
+            if output.chunks == kept_at:
+                continue
+            began, kept_at, prompts = clock(), output.chunks, self._steering.prompts
+            data = await self._parts.bridge.snapshot(self._begin.spec.session_id)
+            if data is None or len(data) > MAX_BYTES:
+                break
+            # The engine is ahead of what viewers have; a state from there would skip pictures.
+            await output.reached(output.made)
+            state = KeptState(self._begin.offset, prompts, data)
+            await loop.run_in_executor(self._parts.executor, states.write, self.session_id, state)
+            pause_s = max(states.keep_s, (clock() - began) / COST_SHARE)
+        # Nothing more to keep; a task that ended would count as the stream's end.
+        await asyncio.Event().wait()
 
     async def _over_before_start(self) -> str | None:
         """Return why a stream that has not begun should not begin, if so."""
@@ -161,6 +207,7 @@ class LiveStream:
             self._encoders,
             self._begin.offset,
             parts.stats,
+            self._begin.published,
             self._begin.pending,
         )
         self._steering = Steering(
@@ -169,10 +216,8 @@ class LiveStream:
         for event in self._early:
             self._output.take(event)
         if self._begin.goes_on:
-            message = (
-                "the worker of this stream died; another one goes on with the newest prompt, "
-                "the picture begins anew"
-            )
+            how = "the picture begins anew" if self._begin.kept is None else "from its kept state"
+            message = f"the worker of this stream died; another one goes on with it, {how}"
             await self._say({"t": "error", "code": "worker_lost", "message": message})
         config = config_to_json(self._encoders.config)
         await self._say(
@@ -180,6 +225,10 @@ class LiveStream:
             | {"config": config}
         )
         await self._claim.update({"state": "running", "chunk_frames": admitted.chunk_frames})
+        if self._begin.changed:
+            spec = self._begin.spec
+            update = PromptUpdate(OWN_CHANGE, spec.prompts)
+            parts.bridge.submit(UpdatePrompt(spec.session_id, update))
         if self._stopping:
             parts.bridge.submit(Stop(self._begin.spec.session_id))
         return self._output
@@ -200,6 +249,8 @@ class LiveStream:
             await redis.do("ZREM", keys.SESSIONS, self.session_id)
             await redis.do("PEXPIRE", self._claim.record, ENDED_MS)
             await drop_streams(redis, self.session_id, ENDED_MS)
+            if self._parts.states is not None:
+                await asyncio.to_thread(self._parts.states.drop, self.session_id)
 
     async def _say(self, message: dict[str, Any]) -> None:
         if self._output is not None:
@@ -221,6 +272,12 @@ class LiveStream:
         """Take an engine event; those before the output is open wait for it."""
         if isinstance(event, SessionPaused) and not (self._steering and self._steering.paused):
             return
+        begin = self._begin
+        again = begin.published.chunks - begin.offset.chunks
+        if isinstance(event, ChunkReady) and event.chunk_index < again:
+            # Viewers have it: it is made again only to get beyond it.
+            last = event.first_frame + event.num_frames - 1
+            self._parts.bridge.submit(Credit(event.session_id, last))
         if self._output is None:
             self._early.append(event)
         else:

@@ -15,6 +15,7 @@ from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
 from server.worker.build import Built, Say
 from server.worker.host import HostSettings, WorkerHost
+from server.worker.kept import KeptStates
 from server.worker.parts import LiveParts
 from server.worker.stats import WorkerStats
 
@@ -57,7 +58,10 @@ async def _serve(
     jobs = JobRunner(
         RunnerParts(store, bridge, settings.data_dir, executor, fingerprint=built.fingerprint)
     )
-    parts = LiveParts(redis, bridge, executor, WorkerStats(), settings.resume_grace_s)
+    states = KeptStates(settings.data_dir / "streams", lambda: datetime.now(UTC).timestamp())
+    parts = LiveParts(
+        redis, bridge, executor, WorkerStats(), settings.resume_grace_s, states=states
+    )
     host = WorkerHost(
         HostSettings(worker_id, built.device), built.card, parts, jobs, built.list_models
     )

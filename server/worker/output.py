@@ -53,10 +53,23 @@ class Output:
         encoders: Encoders,
         offset: Offset,
         stats: WorkerStats,
+        published: Offset | None = None,
         pending: Sequence[str] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Begin after ``offset``; ``pending`` events show with the first chunk (takeover)."""
+        """Prepare to publish.
+
+        Args:
+            claim: The right to do so.
+            session_id: Whose media stream.
+            encoders: Encode the chunks.
+            offset: What the engine's chunk 0 and frame 0 are to viewers.
+            stats: Counts.
+            published: What viewers have; chunks before it are made again and not shown.
+            pending: Events that show with the first chunk published here (takeover).
+            clock: Seconds.
+        """
+        self._published = published or offset
         self._claim = claim
         self._session_id = session_id
         self._encoders = encoders
@@ -66,12 +79,21 @@ class Output:
         self._events: asyncio.Queue[EngineEvent] = asyncio.Queue()
         self._applied: list[str] = list(pending)
         self._waiting: list[str] = list(pending)
-        self.chunks = offset.chunks
-        self.frames = offset.frames
+        self._moved = asyncio.Condition()
+        self.made = 0
+        self.chunks = self._published.chunks
+        self.frames = self._published.frames
 
     def take(self, event: EngineEvent) -> None:
         """Queue one event; the engine's credit bounds how many wait."""
+        if isinstance(event, ChunkReady):
+            self.made = self._offset.frames + event.first_frame + event.num_frames
         self._events.put_nowait(event)
+
+    async def reached(self, frames: int) -> None:
+        """Wait until ``frames`` frames of the stream are published."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.frames >= frames)
 
     def expect(self, event_id: str) -> str:
         """Note an event that has no receipt yet; return all of those for the record."""
@@ -91,7 +113,9 @@ class Output:
             if isinstance(event, ChunkReady):
                 await self._chunk(event)
             elif isinstance(event, PromptApplied):
-                self._applied.append(event.event_id)
+                # Not one whose receipt went out before a takeover, nor a change of our own.
+                if event.event_id in self._waiting and event.event_id not in self._applied:
+                    self._applied.append(event.event_id)
             elif isinstance(event, PromptSuperseded):
                 self._forget((event.event_id,))
                 await self.say({"t": "superseded", "event_id": event.event_id})
@@ -114,13 +138,15 @@ class Output:
     async def _chunk(self, event: ChunkReady) -> None:
         began = self._clock()
         index = self._offset.chunks + event.chunk_index
+        if index < self._published.chunks:
+            return
         codecs = await self._encoders.encode(event.frames.numpy(), index)
         entry = ChunkEntry(
             epoch=self._claim.epoch,
             chunk_index=index,
             first_frame=self._offset.frames + event.first_frame,
             num_frames=event.num_frames,
-            prompt_rev=self._offset.prompt_rev + event.prompt_rev,
+            prompt_rev=max(self._published.prompt_rev, self._offset.prompt_rev + event.prompt_rev),
             steps=event.steps,
             queue_ms=round(event.queue_ms, 3),
             denoise_ms=round(event.denoise_ms, 3),
@@ -143,6 +169,8 @@ class Output:
             "pending": json.dumps(self._waiting),
         }
         await self._publish(words, fields, progress=True)
+        async with self._moved:
+            self._moved.notify_all()
         spent = event.denoise_ms + event.decode_ms + (self._clock() - began) * 1000
         self._stats.chunk("live", event.num_frames, spent / 1000, event.slack_s)
 

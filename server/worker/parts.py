@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from server.fabric.connection import Connection
 from server.worker.bridge import EngineBridge
+from server.worker.kept import KeptStates
 from server.worker.stats import WorkerStats
 
 
@@ -20,6 +21,7 @@ class LiveParts:
         executor: Encodes.
         stats: The worker's counters.
         resume_grace_s: How long a stream without its viewer is kept.
+        states: Engine states kept for a takeover; None keeps none.
         clock: Monotonic seconds.
     """
 
@@ -28,4 +30,5 @@ class LiveParts:
     executor: Executor
     stats: WorkerStats
     resume_grace_s: float
+    states: KeptStates | None = None
     clock: Callable[[], float] = time.monotonic

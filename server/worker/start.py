@@ -1,14 +1,15 @@
 """From a stream's record to what the engine is asked, also after a takeover.
 
-A taken-over stream goes on where the last published chunk ended, under the newest prompt, and its
-picture begins anew. Pure: reads a record that was fetched, writes nothing.
+A taken-over stream goes on behind the last published chunk, under the newest prompt: from a kept state
+of the engine where there is one, else its picture begins anew. Pure: reads a record that was
+fetched, writes nothing.
 """
 
 import base64
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from engine.types import PromptPart, StreamSpec
 from server.live import LiveSpec
+from server.worker.kept import KeptState
 from server.worker.output import Offset
 
 
@@ -26,35 +28,46 @@ class Beginning:
     Attributes:
         live: What the client asked for.
         spec: What the engine is asked for, counted from ``offset``.
-        offset: What was published before.
+        offset: Where the engine's count of chunks and frames begins.
+        published: What viewers have; equal to ``offset`` but where a kept state is older.
+        kept: The engine's state to go on from.
+        changed: Whether the prompt changed since that state.
         control_after: Control entries up to this id were obeyed before.
         pending: Events whose receipt is still owed.
         paused: Whether its viewer had paused it.
+        prompts_text: The record's newest prompts (JSON), empty when never changed.
     """
 
     live: LiveSpec
     spec: StreamSpec
     offset: Offset
+    published: Offset
+    kept: bytes | None
+    changed: bool
     control_after: str
     pending: tuple[str, ...]
     paused: bool
+    prompts_text: str
 
     @property
     def goes_on(self) -> bool:
         """Whether viewers have seen chunks of this stream before."""
-        return self.offset.chunks > 0
+        return self.published.chunks > 0
 
 
-def beginning(record: Mapping[str, str], session_id: str, epoch: int) -> Beginning:
+def beginning(
+    record: Mapping[str, str], session_id: str, epoch: int, kept: KeptState | None = None
+) -> Beginning:
     """Read a record.
 
     Args:
         record: The session's hash.
         session_id: Whose.
         epoch: Of the claim; keeps the engine's name of the session unique on this worker.
+        kept: The newest state of the engine, if one is there.
     """
     live = LiveSpec.from_text(record["spec"])
-    offset = Offset(
+    published = Offset(
         int(record.get("next_chunk", 0)),
         int(record.get("next_frame", 0)),
         int(record.get("prompt_rev", 0)),
@@ -64,7 +77,10 @@ def beginning(record: Mapping[str, str], session_id: str, epoch: int) -> Beginni
         prompts = tuple((text, weight) for text, weight in json.loads(record["prompts"]))
     pending = tuple(json.loads(record.get("pending", "[]")))
     if pending:
-        offset = Offset(offset.chunks, offset.frames, offset.prompt_rev + 1)
+        published = replace(published, prompt_rev=published.prompt_rev + 1)
+    if published.chunks == 0:
+        kept = None
+    offset = published if kept is None else kept.offset
     left = None if live.num_frames is None else max(1, live.num_frames - offset.frames)
     image = live.image if offset.chunks == 0 else None
     spec = StreamSpec(
@@ -81,11 +97,21 @@ def beginning(record: Mapping[str, str], session_id: str, epoch: int) -> Beginni
         start_image=None if image is None else _picture(image, (live.width, live.height)),
     )
     return Beginning(
-        live, spec, offset, record.get("control_at", "0"), pending, record.get("paused") == "1"
+        live=live,
+        spec=spec,
+        offset=offset,
+        published=published,
+        kept=None if kept is None else kept.data,
+        changed=kept is not None and kept.prompts != record.get("prompts", ""),
+        control_after=record.get("control_at", "0"),
+        pending=pending,
+        paused=record.get("paused") == "1",
+        prompts_text=record.get("prompts", ""),
     )
 
 
 def _picture(image: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return a base64 picture cropped and scaled to ``size`` as RGB ``[H, W, 3]``."""
     with Image.open(io.BytesIO(base64.b64decode(image))) as picture:
-        return np.asarray(ImageOps.fit(picture.convert("RGB"), size), dtype=np.uint8)
+        turned = ImageOps.exif_transpose(picture).convert("RGB")
+        return np.array(ImageOps.fit(turned, size, Image.Resampling.LANCZOS))

@@ -58,12 +58,13 @@ class Steering:
         self._encoders = encoders
         self._output = output
         self._stop = stop
-        self._credit = ViewerCredit(begin.live.pacing, begin.live.fps, begin.offset.frames)
+        self._credit = ViewerCredit(begin.live.pacing, begin.live.fps, begin.published.frames)
         self._presence = Presence(parts.resume_grace_s, parts.clock())
         self._at = begin.control_after
         self._credited = -1
         self._running = True
         self.paused = begin.paused
+        self.prompts = begin.prompts_text
 
     async def obey(self) -> None:
         """Carry out control messages in order, for ever.
@@ -132,7 +133,8 @@ class Steering:
             event_id, parts, int(message["transition_chunks"]), message["recache"]
         )
         self._parts.bridge.submit(UpdatePrompt(self._engine_id, update))
-        await self._remember({"prompts": json.dumps(message["prompts"]), "pending": pending})
+        self.prompts = json.dumps(message["prompts"])
+        await self._remember({"prompts": self.prompts, "pending": pending})
 
     async def _remember(self, fields: dict[str, Word]) -> None:
         """Write what a worker that takes over must know."""

@@ -15,7 +15,7 @@ import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from engine.thread import EngineThread
+from engine.thread import EngineThread, Stepped
 from server.catalogue import ModelCard
 from server.fabric.connection import Connection
 from server.gateway.app import create_app
@@ -24,6 +24,7 @@ from server.gateway.context import Gateway
 from server.wire.limits import Limits
 from server.worker.bridge import EngineBridge
 from server.worker.host import HostSettings, JobRunner, WorkerHost
+from server.worker.kept import KeptStates
 from server.worker.parts import LiveParts
 from server.worker.stats import WorkerStats
 from tests.server.fakes import CHUNK, FakeEngine
@@ -51,20 +52,22 @@ async def until(
 @asynccontextmanager
 async def worker(
     redis_url: str,
-    engine: FakeEngine,
+    engine: Stepped,
     *,
     name: str = "w1",
     grace_s: float = 30.0,
     run_job: Callable[[EngineBridge], JobRunner] | None = None,
     takeover_ms: int = 10_000,
+    card: ModelCard = CARD,
+    states: KeptStates | None = None,
 ) -> AsyncIterator[WorkerHost]:
     """Run a worker host around ``engine`` until the block ends."""
     redis = Connection(redis_url, retries=3)
     executor = ThreadPoolExecutor(1)
     bridge = EngineBridge(lambda sink: EngineThread(engine, sink))
-    parts = LiveParts(redis, bridge, executor, WorkerStats(), grace_s)
+    parts = LiveParts(redis, bridge, executor, WorkerStats(), grace_s, states=states)
     job = run_job(bridge) if run_job else None
-    host = WorkerHost(HostSettings(name, "cpu (fake)", takeover_ms=takeover_ms), CARD, parts, job)
+    host = WorkerHost(HostSettings(name, "cpu (fake)", takeover_ms=takeover_ms), card, parts, job)
     running = asyncio.create_task(host.run())
     try:
         yield host

@@ -17,7 +17,6 @@ from engine.engine import Engine
 from engine.thread import EngineThread
 from server.catalogue import ModelCard
 from server.fabric.connection import Connection
-from server.fabric.queue import WorkQueue
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
@@ -31,7 +30,6 @@ CARD = ModelCard("tiny", sizes=((64, 32),), fps=(16,), max_steps=4, chunk_frames
 
 async def main(redis_url: str, name: str, data_dir: Path) -> None:
     torch.set_num_threads(1)
-    WorkQueue.take_over.__defaults__ = (500, 1)
     redis = Connection(redis_url)
     engine = Engine(tiny_test_model(seed=1), EngineConfig(memory_share=0.01), time.monotonic)
     bridge = EngineBridge(lambda sink: EngineThread(engine, sink))
@@ -41,7 +39,7 @@ async def main(redis_url: str, name: str, data_dir: Path) -> None:
             RunnerParts(store, bridge, data_dir, executor, "tiny cpu", state_every_s=0.0)
         )
         parts = LiveParts(redis, bridge, executor, WorkerStats(), 30.0)
-        await WorkerHost(HostSettings(name, "cpu"), CARD, parts, runner).run()
+        await WorkerHost(HostSettings(name, "cpu", takeover_ms=500), CARD, parts, runner).run()
 
 
 if __name__ == "__main__":
