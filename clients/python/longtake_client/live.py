@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from longtake_client.client import Client
-from longtake_client.errors import LongtakeError
+from longtake_client.errors import LongtakeError, StreamError
 from longtake_client.progress import Bar
 from longtake_client.protocol import Chunk
-from longtake_client.stream import Stream
+from longtake_client.stream import PromptChange, Stream
 
 Later = Sequence[tuple[float, str]]
 Write = Callable[[bytes], object]
@@ -52,8 +52,8 @@ async def generate(
 ) -> None:
     """Write a clip of ``seconds`` to ``path``, which appears once it is whole.
 
-    A change at T seconds is sent when the chunk before T has come; it shows from the next
-    chunk not yet started, which the receipt names. For exact times use a job.
+    A change at T seconds is sent about two chunks before T; it shows from the next chunk not
+    yet started, which the receipt names. For exact times use a job.
     """
     model = await _model(client, choices.get("model"))
     fps = int(model["fps"][0])
@@ -63,10 +63,14 @@ async def generate(
     try:
         with part.open("wb") as file, contextlib.closing(bar):
             sink = FragmentFile(file.write)
-            stream = client.stream(prompt, num_frames=total, pacing="asap", **choices)
+            # With changes to come the server may not run ahead of what has been acknowledged.
+            pacing = "realtime" if later else "asap"
+            stream = client.stream(prompt, num_frames=total, pacing=pacing, **choices)
             async with stream:
                 async for chunk in _with_changes(stream, later, bar.say):
                     sink.add(chunk)
+                    if later:
+                        await stream.ack(chunk.last_frame)
                     bar.show(sink.frames, total, f"{sink.frames}/{total} frames")
             if sink.frames != total:
                 raise LongtakeError(f"the stream ended after {sink.frames} of {total} frames")
@@ -119,7 +123,13 @@ async def _with_changes(
     try:
         async for chunk in stream:
             while waiting and chunk.pts_s + 2 * chunk.duration_s > waiting[0][0]:
-                task = asyncio.create_task(_change(stream, waiting.pop(0)[1], say))
+                prompt = waiting.pop(0)[1]
+                try:
+                    change = await stream.prompt(prompt)
+                except StreamError as error:
+                    say(f"not changed to {prompt!r}: {error}")
+                    continue
+                task = asyncio.create_task(_tell(change, prompt, say))
                 telling.add(task)
                 task.add_done_callback(telling.discard)
             yield chunk
@@ -128,9 +138,10 @@ async def _with_changes(
             task.cancel()
 
 
-async def _change(stream: Stream, prompt: str, say: Callable[[str], None]) -> None:
+async def _tell(change: PromptChange, prompt: str, say: Callable[[str], None]) -> None:
+    """Say where a change shows, once it is known."""
     try:
-        applied = await (await stream.prompt(prompt)).applied()
+        applied = await change.applied()
         say(f"{applied.pts_s:7.2f} s  {prompt}")
     except LongtakeError as error:
         say(f"not changed to {prompt!r}: {error}")
@@ -147,7 +158,10 @@ async def _type_prompts(stream: Stream, bar: Bar) -> None:
     while line := await reader.readline():
         prompt = line.decode(errors="replace").strip()
         if prompt:
-            await _change(stream, prompt, bar.say)
+            try:
+                await _tell(await stream.prompt(prompt), prompt, bar.say)
+            except StreamError as error:
+                bar.say(f"not changed to {prompt!r}: {error}")
 
 
 @contextlib.asynccontextmanager
