@@ -60,6 +60,14 @@ def relative_buckets(relative: Tensor, buckets: int = 32, max_distance: int = 12
     return (relative > 0).long() * half + torch.where(distance < exact, distance, far)
 
 
+def _embedding(rows: int, dim: int) -> nn.Embedding:
+    weight = torch.empty(rows, dim)
+    if not weight.is_meta:
+        # Drawing on the meta device gives nothing, and makes torch load its compiler for a second.
+        nn.init.normal_(weight)
+    return nn.Embedding(rows, dim, _weight=weight)
+
+
 class _RMSNorm(nn.Module):
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -110,7 +118,7 @@ class _FeedForward(nn.Module):
 class _RelativePosition(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.buckets, config.num_heads)
+        self.embedding = _embedding(config.buckets, config.num_heads)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.embedding(rows).permute(2, 0, 1)[None]  # [1, N, P, P]
@@ -137,7 +145,7 @@ class UMT5(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.token_embedding = _embedding(config.vocab_size, config.dim)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
         self.norm = _RMSNorm(config.dim, config.eps)
 

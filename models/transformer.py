@@ -124,6 +124,14 @@ class CrossAttention(nn.Module):
         return self.o(out.flatten(-2))
 
 
+def _modulation(rows: int, dim: int) -> nn.Parameter:
+    weight = torch.empty(1, rows, dim)
+    if not weight.is_meta:
+        # Dividing on the meta device makes torch load its compiler, which takes a second.
+        weight = torch.randn(1, rows, dim) / dim**0.5
+    return nn.Parameter(weight)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention and feed-forward, each added to the residual stream."""
 
@@ -137,7 +145,7 @@ class Block(nn.Module):
             nn.GELU(approximate="tanh"),
             nn.Linear(config.ffn_dim, config.dim),
         )
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.modulation = _modulation(6, config.dim)
         self._layer, self._eps, self._kernels = layer, config.eps, kernels
 
     def forward(self, x: Tensor, e: Tensor, prompt: PromptKV, kv: KVView) -> Tensor:
@@ -165,7 +173,7 @@ class Head(nn.Module):
         super().__init__()
         _, rows, columns = config.patch
         self.head = nn.Linear(config.dim, rows * columns * config.out_channels)
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.modulation = _modulation(2, config.dim)
         self._eps, self._kernels = config.eps, kernels
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
