@@ -9,6 +9,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,8 +50,20 @@ def covers(case: str, promised: str) -> bool:
     return case == promised or case.startswith(promised + ".")
 
 
-def run_folder(vectors: Path, dtype: torch.dtype) -> dict[str, Verdict]:
-    """Run and judge every case; one that is promised and was not run has failed."""
+PAGED = ("rollouts", "longlive", "krea")
+"""Groups that keep keys and values in pages."""
+
+
+def run_folder(
+    vectors: Path, dtype: torch.dtype, page_tokens: int | None = None
+) -> dict[str, Verdict]:
+    """Run and judge every case; one that is promised and was not run has failed.
+
+    Args:
+        vectors: folder with ``manifest.json``.
+        dtype: of weights and activations.
+        page_tokens: size of a page, which divides every case's latent frames; None is a whole one.
+    """
     promised = manifest_cases(vectors)
     groups = dict.fromkeys(name.split("/")[0] for name in promised)
     verdicts: dict[str, Verdict] = {}
@@ -59,7 +72,10 @@ def run_folder(vectors: Path, dtype: torch.dtype) -> dict[str, Verdict]:
         if group not in GROUPS:
             continue
         try:
-            cases: Mapping[str, Pairs] = GROUPS[group](vectors, dtype)
+            run = GROUPS[group]
+            if page_tokens is not None and group in PAGED:
+                run = partial(run, page_tokens=page_tokens)
+            cases: Mapping[str, Pairs] = run(vectors, dtype)
         except Exception as error:  # a broken file must not hide the other groups
             traceback.print_exc()
             crashes[group] = f"was not run: {error!r}"
@@ -77,11 +93,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("--vectors", type=Path, required=True, help="folder with manifest.json")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--page-tokens", type=int, help="tokens of a page (default: a whole frame)")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     arguments = parser.parse_args(argv)
     dtype = getattr(torch, arguments.dtype)
     try:
-        verdicts = run_folder(arguments.vectors, dtype)
+        verdicts = run_folder(arguments.vectors, dtype, arguments.page_tokens)
     except (OSError, ValueError) as error:
         print(f"no usable manifest.json in {arguments.vectors}: {error}", file=sys.stderr)
         verdicts = {"manifest": Verdict(None, None, False, "unreadable")}

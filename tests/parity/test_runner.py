@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.parity.__main__ import main, manifest_cases, run_folder
+from tests.parity.__main__ import GROUPS, PAGED, main, manifest_cases, run_folder
 from tests.parity.compare import GATES, judge
 from tests.parity.made_folder import make_folder
 from tests.parity.reference import Sizes
@@ -75,6 +75,22 @@ def test_the_golden_folder_passes_in_bfloat16(capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     # It was bfloat16 indeed.
     assert result["forward/bidirectional"]["max_abs"] > 1e-3
+
+
+@pytest.mark.parametrize("group", PAGED)
+def test_small_pages_give_the_same_numbers_as_whole_frames(group):
+    whole = GROUPS[group](GOLDEN, torch.float32)
+    small = GROUPS[group](GOLDEN, torch.float32, page_tokens=3)
+    assert whole
+    for case, pairs in whole.items():
+        assert all(torch.equal(small[case][name][0], ours) for name, (ours, _) in pairs.items())
+
+
+def test_the_size_of_a_page_can_be_asked_for(made, capsys):
+    assert main(["--vectors", str(made), "--page-tokens", "2", "--json"]) == 0
+    # A latent frame of this folder has ten tokens.
+    assert main(["--vectors", str(made), "--page-tokens", "3", "--json"]) == 1
+    assert "was not run" in capsys.readouterr().err
 
 
 def test_the_golden_folder_is_complete_and_small():
