@@ -46,7 +46,9 @@ async function loadModels() {
     $("server").textContent = `The server answered ${response.status}`;
     return;
   }
-  models = (await response.json()).data ?? [];
+  const listed = (await response.json()).data ?? [];
+  // The server also lists models that it could serve after a restart.
+  models = listed.filter((model) => model.serving !== false);
   const select = $("model");
   select.replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   $("model-field").hidden = models.length < 2;

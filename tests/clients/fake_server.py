@@ -224,13 +224,15 @@ def build(orders):
         entry = {
             "id": "synthetic",
             "object": "model",
+            "serving": True,
             "sizes": [f"{WIDTH}x{HEIGHT}"],
             "fps": [FPS],
             "max_steps": 8,
             "chunk_frames": CHUNK,
             "example_prompts": EXAMPLES,
         }
-        return {"object": "list", "data": [entry]}
+        absent = {**entry, "id": "not-served", "serving": False}
+        return {"object": "list", "data": [entry, absent]}
 
     @app.websocket("/v1/realtime/video")
     async def live(socket: WebSocket):

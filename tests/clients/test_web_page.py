@@ -125,6 +125,15 @@ def test_examples_come_from_the_server_and_fill_the_box(browser, orders):
         assert page.evaluate("document.activeElement.id") == "prompt"
 
 
+def test_models_that_are_listed_but_not_served_are_not_offered(browser, orders):
+    with open_page(browser) as page:
+        page.goto(orders.url)
+        page.wait_for_selector(".chip")
+        assert page.inner_text("#server") == "Model synthetic"
+        assert page.locator("#model option").all_text_contents() == ["synthetic"]
+        assert page.is_hidden("#model-field")
+
+
 def test_seed_and_steps_are_sent(browser, orders):
     with open_page(browser) as page:
         page.goto(orders.url)
