@@ -123,8 +123,6 @@ class Engine:
         )
         self._door = Door(model.entry, model.codec, config, self.memory, self.costs)
 
-    # -- sessions -------------------------------------------------------------------------------
-
     def admit(self, spec: StreamSpec, now: float, snapshot: Snapshot | None = None) -> Admission:
         """Take a stream in, or say why not.
 
@@ -201,8 +199,6 @@ class Engine:
         """End every session with ``error``."""
         return tuple(self._end(session_id, "error", error) for session_id in list(self._held))
 
-    # -- time -----------------------------------------------------------------------------------
-
     def next_deadline(self, now: float) -> float | None:
         """Return when ``step`` next has work without a further command; None is never."""
         times = [
@@ -240,8 +236,6 @@ class Engine:
             load=self._door.load(demands),
             chunk_seconds=self._door.typical.chunk_s,
         )
-
-    # -- one tick -------------------------------------------------------------------------------
 
     def _candidates(self, now: float) -> list[Candidate]:
         own_first = self.model.entry.sampler.first_chunk_steps is not None
@@ -341,8 +335,6 @@ class Engine:
         sampler = self.model.entry.sampler
         own = plan.steps == len(sampler.steps)
         return sampler.schedule(None if own else plan.steps, plan.index)
-
-    # -- details --------------------------------------------------------------------------------
 
     @property
     def _model_id(self) -> str:

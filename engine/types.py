@@ -106,9 +106,6 @@ class PromptUpdate:
     recache: bool | None = None
 
 
-# -- answers ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """The stream is running.
@@ -166,9 +163,6 @@ class Capacity:
     pages_in_use: int
     load: float
     chunk_seconds: float
-
-
-# -- events -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +267,6 @@ EngineEvent = (
     | SessionPaused
     | SessionEnded
 )
-
-
-# -- commands (EngineThread.submit) ---------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

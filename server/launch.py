@@ -76,8 +76,6 @@ class Supervisor:
             finally:
                 await self._stop_everything()
 
-    # -- starting --------------------------------------------------------------------------------
-
     async def _start_redis(self) -> str:
         settings = self._settings
         if settings.redis_url is not None:
@@ -128,8 +126,6 @@ class Supervisor:
         # Waits with the others for the end.
         await self._stopping.wait()
 
-    # -- keeping -----------------------------------------------------------------------------------
-
     async def _keep(self, child: Child) -> None:
         """Restart a child that dies; give up when it says that it cannot run."""
         loop = asyncio.get_running_loop()
@@ -167,8 +163,6 @@ class Supervisor:
         for task in self._watching:
             if task.done():
                 task.result()
-
-    # -- stopping ----------------------------------------------------------------------------------
 
     async def _stop_everything(self) -> None:
         self._stopping.set()

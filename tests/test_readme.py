@@ -171,9 +171,6 @@ def test_places_to_fill_are_marked_in_one_way() -> None:
         assert re.fullmatch(r" (measured: [a-z0-9-]+|picture: docs/[\w.-]+) ", comment), comment
 
 
-# -- the examples, run against a gateway and a worker whose engine draws coloured frames ----------
-
-
 @pytest.fixture
 async def address(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[str]:
     """Where a server listens that answers everything README does."""

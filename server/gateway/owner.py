@@ -96,8 +96,6 @@ class Owner:
         opened = self.opened
         return await withdraw(self._gateway, opened.spec.model, opened.ticket, opened.session_id)
 
-    # -- control in ------------------------------------------------------------------------------
-
     async def obey(self, message: said.ClientMessage) -> None:
         """Carry out one message of the client."""
         match message:
@@ -158,8 +156,6 @@ class Owner:
             except FabricError as error:
                 log.warning("stream %s: no sign of life: %s", self.opened.session_id, error)
             await asyncio.sleep(BEAT_S)
-
-    # -- media out -------------------------------------------------------------------------------
 
     async def _pump(self) -> None:
         if self.opened.resumed_after is not None:

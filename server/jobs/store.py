@@ -85,8 +85,6 @@ class JobStore:
         self._redis = redis
         self._clock = clock
 
-    # -- gateways -------------------------------------------------------------------------------
-
     async def reserve(self) -> str:
         """Return a fresh job id, so that files can be put in place before the job exists."""
         return new_job_id(int(await self._redis.do("INCR", keys.NUMBER)))
@@ -205,8 +203,6 @@ class JobStore:
             words += ["BLOCK", block_ms]
         reply = await self._redis.do(*words, "STREAMS", keys.events(job_id), f"{after}-0")
         return [_event(i, fields) for _, entries in reply or () for i, fields in entries]
-
-    # -- the worker that holds the claim ----------------------------------------------------------
 
     async def begin(self, claim: Claim, fingerprint: str) -> Begun | None:
         """Start or go on with a claimed job.

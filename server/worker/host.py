@@ -106,8 +106,6 @@ class WorkerHost:
         """End live streams with a word to their viewers and give jobs back."""
         self._draining.set()
 
-    # -- taking work ---------------------------------------------------------------------------
-
     async def _pull(
         self,
         queue: WorkQueue,
@@ -180,8 +178,6 @@ class WorkerHost:
         task = asyncio.create_task(self._guarded(self._run_job(held), ticket.subject))
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
-
-    # -- staying alive -------------------------------------------------------------------------
 
     async def _report(self) -> None:
         while True:

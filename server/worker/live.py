@@ -122,8 +122,6 @@ class LiveStream:
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.create_task(work)
 
-    # -- beginning and end ---------------------------------------------------------------------
-
     async def _admit(self) -> Admitted | None:
         """Ask the engine until it takes the stream in; None when the stream is over before."""
         await self._look_for_kept()
@@ -265,8 +263,6 @@ class LiveStream:
             is None
         ):
             raise Fenced(self.session_id)
-
-    # -- while it runs ---------------------------------------------------------------------------
 
     def _arrived(self, event: EngineEvent) -> None:
         """Take an engine event; those before the output is open wait for it."""

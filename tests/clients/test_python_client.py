@@ -67,9 +67,6 @@ def join(chunks: list[Chunk]) -> bytes:
     return bytes(out)
 
 
-# -- streams -------------------------------------------------------------------------------------
-
-
 async def test_a_finite_stream_is_iterated_to_its_end_and_plays(site: Site) -> None:
     async with (
         Client(site.url) as client,
@@ -256,9 +253,6 @@ async def test_a_handshake_without_a_key_shows_the_servers_words(redis_server: R
             assert await client.models() == []
 
 
-# -- jobs ----------------------------------------------------------------------------------------
-
-
 async def test_a_job_is_created_followed_and_downloaded(site: Site, tmp_path: Path) -> None:
     async with Client(site.url) as client:
         video = await client.jobs.create("first", seconds=3, seed=5, later=[(1.5, "second")])
@@ -332,9 +326,6 @@ async def test_an_image_that_is_none_is_refused_before_it_is_sent(site: Site) ->
 def test_an_address_without_a_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:8000"):
         Client("localhost:8000")
-
-
-# -- command line --------------------------------------------------------------------------------
 
 
 async def run_cli(site: Site, *words: str) -> tuple[int, bytes, str]:

@@ -159,8 +159,6 @@ class Stream:
             self._reader.cancel()
             await asyncio.wait({self._reader}, timeout=1)
 
-    # -- media -----------------------------------------------------------------------------------
-
     async def config(self) -> StreamConfig:
         """Return the stream's configuration, waiting until it has begun.
 
@@ -199,8 +197,6 @@ class Stream:
         if self._failure is not None:
             raise self._failure
         raise StopAsyncIteration
-
-    # -- control ---------------------------------------------------------------------------------
 
     async def prompt(
         self, prompt: Prompt, *, transition_chunks: int = 0, recache: bool | None = None
@@ -269,8 +265,6 @@ class Stream:
         with contextlib.suppress(WebSocketException, OSError):
             if self._socket is not None:
                 await self._socket.send(protocol.encode(kind, **fields))
-
-    # -- the reader ------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         failure: Exception | None = None
