@@ -120,7 +120,7 @@ def build(settings: Settings, say: Say) -> Built:
         model,
         cache_dir=cache_dir(settings.data_dir),
         device_bytes=device_bytes(device),
-        text_on_device=settings.text_device == "device",
+        text_on_device=settings.text_device == "device" or device.type == "cpu",
         streams_fit=engine.capacity().streams_fit,
     )
     fingerprint = f"{model.entry.name}|{model.entry.codec.name}|{named}"

@@ -68,6 +68,12 @@ def old_pickle_that_runs_code(folder):
     return f"longtake-tiny@{path}", f"{path} was not read: it is damaged, or holds more than"
 
 
+def no_pickle(folder):
+    path = folder.parent / "mine.pt"
+    path.write_bytes(b"junk")
+    return f"longtake-tiny@{path}", f"{path} was not read: it is damaged, or holds more than"
+
+
 def no_tokenizer(folder):
     (folder / "tokenizer.model").unlink()
     return folder, f"{folder} lacks tokenizer.model"
@@ -99,6 +105,7 @@ ALL = (
     missing_tensor,
     pickle_that_runs_code,
     old_pickle_that_runs_code,
+    no_pickle,
     no_tokenizer,
     damaged_tokenizer,
     damaged_card,

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from models.checkpoint import (
 )
 from tests.models import formats
 
+CPU = torch.device("cpu")
 WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 
 
@@ -58,6 +60,46 @@ def test_a_truncated_pickle_is_one_error(tmp_path, keep):
     torch.save(WEIGHTS, path)
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
+    with pytest.raises(CheckpointError, match=r"model\.pt was not read"):
+        read_weights(path)
+
+
+def write_in(kind, path):
+    if kind == "safetensors":
+        save_file(WEIGHTS, path)
+    else:
+        torch.save({"model": WEIGHTS}, path, _use_new_zipfile_serialization=kind == "zip")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "old"])
+def test_any_damage_is_one_error_or_none(tmp_path, kind):
+    """Bytes are changed, lost and added at random places; what cannot be read says so."""
+    draw = random.Random(0)
+    path = tmp_path / f"model.{'safetensors' if kind == 'safetensors' else 'pt'}"
+    write_in(kind, path)
+    whole = path.read_bytes()
+    refused = []
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(content))
+            end = at + draw.randint(0, 8)
+            content[at:end] = draw.randbytes(draw.randint(0, 8))
+        path.write_bytes(content)
+        try:
+            assign(nn.Linear(3, 2), read_weights(path), device=CPU, dtype=torch.float32)
+        except CheckpointError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all(str(path) in told and "\n" not in told for told in refused)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"\x80\x02", b"\x80\x02}q", b"(lp0\n", b"PK\x03\x04"]
+)
+def test_what_never_was_a_pickle_is_one_error(tmp_path, content):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.pt was not read"):
         read_weights(path)
 
