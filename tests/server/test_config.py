@@ -36,7 +36,8 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
     line = (
         "--role worker --host 127.0.0.1 --port 0 --model m --data-dir d --device cpu "
         "--redis-url redis://:secret@h:1/0 --dtype float32 --resume-grace 3 --api-key 12345678 "
-        "--api-key abcdefgh --allow-origin http://a --max-sessions 3"
+        "--api-key abcdefgh --allow-origin http://a --max-sessions 3 --codec wan-vae "
+        "--text-device offload"
     )
     settings = _read(*line.split())
     child = read_settings(argparse.Namespace(), settings.environment())
@@ -49,6 +50,7 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
         (("--port", "70000"), "70000", "65535"),
         (("--port", "http"), "http", "integer"),
         (("--device", "tpu"), "tpu", "cpu"),
+        (("--text-device", "disk"), "--text-device disk", "'device', 'cpu' or 'offload'"),
         (("--host", "0.0.0.0"), "0.0.0.0", "--api-key"),
         (("--role", "gateway"), "gateway", "--redis-url"),
         (("--redis-url", "http://x"), "--redis-url", "redis://"),
