@@ -14,7 +14,8 @@ def realtime(expected_s=0.15):
 
 
 def test_the_lead_is_chunk_plus_p95_plus_four_frames():
-    # TRANSPORT.md: g 0.375 s needs 22 frames, 0.675 s 26, 0.15 s 18 at 16 fps.
+    # A player that acknowledges every 4 frames did not stall with 22 frames of lead at 0.375 s,
+    # 26 at 0.675 s and 18 at 0.15 s (16 fps; less stalled at every chunk).
     # (0.15 s is 2.4 frames, rounded up to 3: 19; the page rounds its own 18 down.)
     assert realtime(0.375).lead_frames == 12 + 6 + 4
     assert realtime(0.675).lead_frames == 12 + 11 + 4
