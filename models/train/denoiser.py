@@ -5,8 +5,6 @@ arXiv:2407.01392) or bidirectional (the teacher's score of a whole window). Posi
 inside the window. Knows nothing of losses or schedules.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -98,9 +96,6 @@ class Denoiser(nn.Module):
             self._forced,
         )
         return flow[:, clean.shape[1] :]
-
-
-Velocity = Callable[..., Tensor]
 
 
 def per_frame(per_chunk: Tensor, chunk_frames: int) -> Tensor:

@@ -4,7 +4,7 @@
 ``wan_dry_run`` proves that the same stages take the layout of a Wan checkpoint.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from models.config import TransformerConfig
 from models.sampler import Sampler
@@ -124,7 +124,6 @@ class Recipe:
     window_frames: int = 12
     sink_frames: int = 3
     chunk_frames: int = 3
-    extra: dict[str, str] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -206,11 +206,16 @@ def run_teacher(run: Run, store: WindowStore) -> None:
     save_weights(run.finished("teacher"), finished.state_dict(), torch.float32)
 
 
+def _network(run: Run, stage: str) -> Denoiser:
+    """Build the network that ``stage`` finished."""
+    network = Denoiser(run.recipe, run.device)
+    run.load(network, stage)
+    return network
+
+
 def run_initialise(run: Run, store: WindowStore) -> None:
     """Make the student from the teacher's trajectories."""
-    teacher, student = (Denoiser(run.recipe, run.device) for _ in range(2))
-    run.load(teacher, "teacher")
-    run.load(student, "teacher")
+    teacher, student = _network(run, "teacher"), _network(run, "teacher")
     finished = train_initialise(
         run.stage("initialise", run.recipe.initialise.limits),
         run.recipe,
@@ -224,9 +229,7 @@ def run_initialise(run: Run, store: WindowStore) -> None:
 
 def run_distil(run: Run, store: WindowStore) -> None:
     """Distil the student by self-rollout."""
-    teacher, student = (Denoiser(run.recipe, run.device) for _ in range(2))
-    run.load(teacher, "teacher")
-    run.load(student, "initialise")
+    teacher, student = _network(run, "teacher"), _network(run, "initialise")
     finished = train_distil(
         run.stage("distil", run.recipe.distil.limits),
         run.recipe,
