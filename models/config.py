@@ -26,6 +26,8 @@ class TransformerConfig:
         patch: latent frames, rows and columns that make one token.
         eps: of every norm.
         image_dim: width of the image tokens; None when the network takes none.
+        placed: whether every token is told its row and column. Wan's networks are not: they
+            find it out from the picture that shows through the noise, over many steps.
     """
 
     dim: int
@@ -40,6 +42,7 @@ class TransformerConfig:
     patch: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
     image_dim: int | None = None
+    placed: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or self.head_dim % 2:
@@ -50,6 +53,11 @@ class TransformerConfig:
         if self.patch[0] != 1:
             raise ValueError(
                 f"patch {self.patch}; a token belongs to one latent frame; use (1, rows, columns)"
+            )
+        if self.placed and self.dim % 4:
+            raise ValueError(
+                f"dim {self.dim} of a placed network; rows and columns each take sines and cosines; "
+                "use a multiple of 4"
             )
         if self.freq_dim % 2:
             raise ValueError(f"freq_dim {self.freq_dim}; it must be even")

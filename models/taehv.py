@@ -33,12 +33,14 @@ class TaehvConfig:
         subpixel: the decoder's 1x1 convolutions make the four pixels of the next resolution
             (Shi et al. 2016, arXiv:1609.05158) instead of repeating one. The published models
             repeat; a narrow one learns much sooner this way.
+        bound: latents are softly clamped to this magnitude before decoding.
     """
 
     decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
     encoder_width: int = 64
     latent_channels: int = 16
     subpixel: bool = False
+    bound: float = 3.0
 
     @property
     def frames_to_trim(self) -> int:
@@ -125,11 +127,15 @@ class TimePool(nn.Module):
 
 
 class Squash(nn.Module):
-    """Soft clamp of latents to [-3, 3]."""
+    """Soft clamp of latents to [-bound, bound]."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self._bound = bound
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``3 * tanh(x / 3)``."""
-        return 3.0 * torch.tanh(x / 3.0)
+        """Return ``bound * tanh(x / bound)``."""
+        return self._bound * torch.tanh(x / self._bound)
 
 
 class Taehv(nn.Module):
@@ -153,7 +159,7 @@ class Taehv(nn.Module):
         self.encoder = nn.Sequential(*encoder)
 
         decoder: list[nn.Module] = [
-            Squash(),
+            Squash(config.bound),
             nn.Conv2d(config.latent_channels, a, 3, padding=1),
             nn.ReLU(),
         ]

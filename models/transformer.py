@@ -8,6 +8,7 @@ Parameter names and shapes are those of the original Wan release, so the weights
 family load without renaming. ``models/precision.py`` says which operation has which dtype.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -20,7 +21,7 @@ from kernels.backend import Kernels, TorchKernels
 from models.config import TransformerConfig
 from models.kv import KVView, QKNorm
 
-__all__ = ["CausalWan", "PromptKV", "sinusoid"]
+__all__ = ["CausalWan", "PromptKV", "places", "sinusoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,23 @@ def sinusoid(timesteps: Tensor, dim: int) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
     angle = timesteps.to(torch.float64).unsqueeze(-1) * 10000.0**-exponents
     return torch.cat((angle.cos(), angle.sin()), dim=-1)
+
+
+def places(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
+    """Tell the tokens of a latent frame apart: ``[rows * columns, dim]`` float32.
+
+    A quarter of the width each for sines and cosines of the row, then of the column, both counted
+    from 0 to 1 across the picture, at half a turn and up to 8 turns.
+    """
+
+    def axis(count: int) -> Tensor:
+        at = (torch.arange(count, device=device) + 0.5) / count
+        angle = at[:, None] * math.pi * 2.0 ** torch.linspace(0.0, 4.0, dim // 4, device=device)
+        return torch.cat((angle.sin(), angle.cos()), dim=-1)
+
+    rows, columns = axis(grid[0]), axis(grid[1])
+    both = rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)
+    return torch.cat(both, dim=-1).flatten(0, 1)
 
 
 class SelfAttention(nn.Module):
@@ -273,6 +291,8 @@ class CausalWan(nn.Module):
         height, width = latents.shape[-2:]
         grid = self.config.grid(height, width)
         x = self._patchify(latents.to(self.dtype), grid).to(self.dtype)
+        if self.config.placed:
+            x = x + places(grid, self.config.dim, x.device).to(x.dtype).repeat(latents.shape[1], 1)
         frequencies = sinusoid(timesteps, self.config.freq_dim).to(self.dtype)
         e = self.time_embedding(frequencies)  # [B, F, d]
         e6 = self.time_projection(e).float().unflatten(-1, (6, -1))  # [B, F, 6, d]

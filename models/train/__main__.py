@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 # Before torch is loaded: threads that wait for each other must not spin on cores they share.
@@ -47,6 +48,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="tiny")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    parser.add_argument(
+        "--float32",
+        action="store_true",
+        help="train in float32, for a CPU that multiplies bfloat16 slowly",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument(
         "--budget",
@@ -92,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
         return evaluate(list(argv[1:]))
     options = parse(argv)
     try:
-        recipe = RECIPES[options.recipe]()
+        recipe = replace(RECIPES[options.recipe](), bfloat16=not options.float32)
         judge_s: float | None = None
         for text in options.budget:
             stage, _, seconds = text.partition("=")
@@ -104,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
             except (AttributeError, TypeError, ValueError) as error:
                 raise TrainingError(
                     f"--budget {text!r}; it is STAGE=SECONDS with a stage that trains "
-                    "(autoencoder, teacher, initialise, distil, classifier), such as teacher=600"
+                    "(autoencoder, text, teacher, initialise, distil, classifier), such as teacher=600"
                 ) from error
         run = Run(
             options.run,

@@ -90,6 +90,7 @@ def train_autoencoder(
     device: torch.device,
     *,
     encode: Callable[[Tensor], Tensor] | None = None,
+    bfloat16: bool = True,
     compiled: bool = False,
 ) -> Taehv:
     """Train ``codec`` in place; returns the averaged model, its latents of unit variance.
@@ -101,6 +102,7 @@ def train_autoencoder(
         clips: Makes the next batch ``[B, T, 3, h, w]`` in [-1, 1].
         device: Where it computes.
         encode: A shorter way to what the encoder computes, for one that is not trained.
+        bfloat16: Compute in bfloat16.
         compiled: Compile the step.
     """
     to_channels_last(codec, device)
@@ -124,7 +126,7 @@ def train_autoencoder(
         }
 
     def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             if recipe.train_encoder:
                 latents = scale(codec.encode(pixels)[0])
             else:

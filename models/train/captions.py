@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models import tokenizer as tokenizer_module
 from models.train.world_scene import ATTRIBUTES, NAMES, Scene, SceneBatch, draw_scenes
@@ -259,23 +260,34 @@ def caption(scene: Scene, generator: np.random.Generator, phrasing: Phrasing = "
     return describe(values, draw_stated(values, generator), generator, phrasing)
 
 
-def caption_batch(scenes: SceneBatch, generator: np.random.Generator) -> list[str]:
+def omitted_odds(name: str) -> NDArray[np.float64]:
+    """Return how likely each value of an attribute is where a training caption omits it."""
+    values = ATTRIBUTES[name]
+    plain = name == "weather"
+    odds = np.array(
+        [_CLEAR_OMITTED if plain and value == "clear" else _OMITTED[name] for value in values]
+    )
+    return odds / odds.sum()
+
+
+def caption_batch(scenes: SceneBatch, generator: np.random.Generator) -> list[Caption]:
     """Caption every scene of a batch in training phrasing."""
     words = list(ATTRIBUTES.values())
-    texts = []
+    captions = []
     for codes in scenes.codes.tolist():
         values = {
             name: options[code] for name, options, code in zip(NAMES, words, codes, strict=True)
         }
-        texts.append(describe(values, draw_stated(values, generator), generator).text)
-    return texts
+        captions.append(describe(values, draw_stated(values, generator), generator))
+    return captions
 
 
 def corpus(count: int, seed: int = 0) -> Iterator[str]:
     """Yield ``count`` training captions."""
     generator = np.random.default_rng(seed)
     for start in range(0, count, 256):
-        yield from caption_batch(draw_scenes(generator, min(256, count - start)), generator)
+        scenes = draw_scenes(generator, min(256, count - start))
+        yield from (caption.text for caption in caption_batch(scenes, generator))
 
 
 def train_tokenizer(

@@ -59,12 +59,14 @@ def project(signal: Tensor, basis: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start_from_components(codec: Taehv, pixels: Tensor) -> None:
+def start_from_components(codec: Taehv, pixels: Tensor, kept: float = 0.0) -> None:
     """Set ``codec``'s weights from clips.
 
     Args:
         codec: One that ``fits``.
         pixels: ``[B, T, 3, h, w]`` in [0, 1], T a multiple of 4, sides multiples of 8.
+        kept: Power of its own deviation that a latent channel keeps; their mean square is 1.
+            With 0 all channels are alike, and detail is settled at the same noise as colour.
     """
     assert fits(codec.config), "this start needs a sub-pixel codec with room for signed pairs"
     _quieten(codec)
@@ -74,6 +76,7 @@ def start_from_components(codec: Taehv, pixels: Tensor) -> None:
         bases.append(components(cut))
         signal = project(cut, bases[-1])
     deviation = signal.std(dim=(0, 1, 3, 4)).clamp_min(1e-3)
+    deviation = deviation ** (1.0 - kept) * deviation.pow(2.0 * kept).mean().sqrt()
     mean = signal.mean(dim=(0, 1, 3, 4))
     _set_encoder(codec.encoder, bases, mean, deviation)
     _set_decoder(codec.decoder, bases, mean, deviation)
@@ -166,18 +169,6 @@ def _set_decoder(layers: nn.Sequential, bases: list[Tensor], mean: Tensor, std: 
     last = _convolution(layers[-1])
     last.weight.zero_()
     last.weight[range(3), range(3), 1, 1] = 1.0
-
-
-def channel_importance(codec: Taehv) -> Tensor:
-    """Weights ``[16]`` of a started codec's latent channels, mean 1.
-
-    Every latent channel has unit variance, but the first components carry most of the picture. The
-    power lies between counting channels alike (0) and counting their error in the picture (2).
-    """
-    last = _convolution(codec.encoder[-1])
-    deviation = 1.0 / last.weight[:, :KEPT, 1, 1].diagonal().detach().float()
-    weight = deviation**0.75
-    return weight / weight.mean()
 
 
 def linear_encoder(codec: Taehv) -> Callable[[Tensor], Tensor]:

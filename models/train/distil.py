@@ -188,7 +188,7 @@ def train_distil(
         switched = bool(torch.rand((), generator=generator, device=device) < part.switch_share)
         plan = make_plan(part, switched=switched, generator=generator)
         prompts = store.prompts(part.batch, generator, changed=switched)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
             contexts = _contexts(teacher, prompts)
             keys = (
                 student.transformer.prompt_kv(contexts[0]),
@@ -212,7 +212,7 @@ def train_distil(
         average.update(student)
         recent = [*recent[-3:], scored]
         for update in range(part.critic_updates):
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
                 fitted = matcher.critic_loss(recent[-1 - update % len(recent)])
             fitted.backward()
             critic_optimiser.step(tick.progress)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.tokenizer import Tokenizer, token_ids
-from models.train.captions import caption_batch
+from models.train.captions import Caption, caption_batch
 from models.train.recipe import Recipe
+from models.train.ties import Ties, ties_of
 from models.train.windows import CHUNKS, Item, Opening
-from models.train.world_motion import anchored
+from models.train.world_motion import anchored, subject_cover
 from models.train.world_render import render, render_switch
 from models.train.world_scene import SceneBatch, change_some, draw_scenes
 
@@ -101,16 +102,19 @@ class Footage:
         meeting_s = np.where(in_start, turn, far_turn) / recipe.fps
         changed = change_some(draw, before)
         after = anchored(before, changed, np.where(changes, meeting_s, 0.0))
-        texts = [caption_batch(scenes, draw) for scenes in (before, after)]
+        captions = [caption_batch(scenes, draw) for scenes in (before, after)]
         ids, mask = token_ids(
             tokenizer,
-            [text for pair in zip(*texts, strict=True) for text in pair],
+            [caption.text for pair in zip(*captions, strict=True) for caption in pair],
             recipe.text.text_len,
         )
         device = self._device
         return Item(
             start=encode(self._film(before, after, start)),
             far=encode(self._film(before, after, far))[:, WARM_LATENTS:],
+            start_cover=self._cover(before, after, start),
+            far_cover=self._cover(before, after, far)[:, WARM_LATENTS:],
+            ties=self._ties(before, begin, captions[0]),
             start_switch=torch.from_numpy(start_switch).to(device),
             far_switch=torch.from_numpy(far_switch).to(device),
             text=ids.view(count, 2, -1).to(device),
@@ -132,9 +136,38 @@ class Footage:
             size=(recipe.width, recipe.height),
             device=self._device,
         )
-        texts = caption_batch(scenes, self._draw)
-        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
-        return Opening(encode(pixels), ids.to(self._device), mask.to(self._device))
+        captions = caption_batch(scenes, self._draw)
+        ids, mask = token_ids(
+            tokenizer, [caption.text for caption in captions], recipe.text.text_len
+        )
+        never = _Clip(begin, 4 * recipe.chunk_frames - 3, begin + 10**6)
+        return Opening(
+            latents=encode(pixels),
+            cover=self._cover(scenes, scenes, never),
+            ties=self._ties(scenes, begin, captions),
+            ids=ids.to(self._device),
+            mask=mask.to(self._device),
+        )
+
+    def _ties(
+        self, scenes: SceneBatch, begin: NDArray[np.int64], captions: list[Caption]
+    ) -> Ties:
+        """Tell the noise of the first chunks what their captions do not say."""
+        size = (self._recipe.width, self._recipe.height)
+        stated = [caption.stated for caption in captions]
+        return ties_of(scenes, begin, stated, size, self._draw).to(self._device)
+
+    def _cover(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
+        """Where the subject is, for every latent of a clip: ``[B, F, H, W]`` from 0 to 1."""
+        recipe = self._recipe
+        frame = clip.begin[:, None] + np.arange(clip.frames)
+        grid = (recipe.height // 8, recipe.width // 8)
+        old, new = (subject_cover(scenes, frame, grid) for scenes in (before, after))
+        cover = np.where((frame >= clip.turn[:, None])[..., None, None], new, old)
+        # The first latent is one picture, every other one four.
+        later = cover[:, 1:].reshape(len(cover), -1, 4, *grid).mean(axis=2)
+        both = np.concatenate([cover[:, :1], later], axis=1)
+        return torch.from_numpy(both).to(self._device)
 
     def _film(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
         """Render a clip; only rows that hold both scenes cost two renders."""

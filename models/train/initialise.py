@@ -105,7 +105,7 @@ def train_initialise(
             noise = torch.randn(batch.latents.shape, generator=generator, device=device)
             everyone = torch.ones(part.batch, dtype=torch.bool, device=device)
             empty = drop_prompts(batch.ids, batch.mask, everyone, END_ID)
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
                 contexts = (teacher.context(batch.ids, batch.mask), teacher.context(*empty))
                 states = trajectory(teacher, batch.latents, noise, contexts, sigmas, part.guidance)
             pending = [
@@ -114,7 +114,7 @@ def train_initialise(
             ]
         sigma, x, end, context, batch = pending.pop()
         level = torch.full(x.shape[:2], sigma, device=device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
             flow = student.forced_velocity(batch.latents, x, level, context)
         error = (x - sigma * flow.float() - end).square().mean(dim=(2, 3, 4))
         chunk = torch.arange(error.shape[1] // recipe.chunk_frames, device=device)

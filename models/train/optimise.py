@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.train.muon import Muon
+
 
 def learning_rate(progress: float, peak: float, warmup: float = 0.02, floor: float = 0.05) -> float:
     """Linear warm-up over ``warmup`` of the run, then a cosine down to ``floor * peak``."""
@@ -66,8 +68,11 @@ class Optimiser:
         ]
         if matrices:
             self._parts.append(
-                torch.optim.Muon(
-                    matrices, lr=peak, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+                Muon(
+                    matrices,
+                    peak,
+                    weight_decay=weight_decay,
+                    dtype=torch.bfloat16 if matrices[0].is_cuda else torch.float32,
                 )
             )
 

@@ -20,7 +20,8 @@ class AutoencoderRecipe:
     With ``crop`` each clip is cut to a random square of that many pixels: the same number of
     pixels from more scenes, which a convolution learns from as well. With ``start_clips`` the
     codec begins as principal components of that many clips (``codec_start.py``); with
-    ``train_encoder`` off the latents stay those, and only the decoder is trained.
+    ``train_encoder`` off the latents stay those, and only the decoder is trained. ``kept`` is how much
+    of its own deviation a component's latent keeps, as a power.
     """
 
     limits: StageLimits
@@ -29,6 +30,7 @@ class AutoencoderRecipe:
     crop: int | None = None
     start_clips: int = 0
     train_encoder: bool = True
+    kept: float = 0.0
     peak: float = 1.5e-3
     latent_noise: float = 0.12
 
@@ -49,12 +51,23 @@ class DataRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class TextRecipe:
+    """The text encoder's start: it learns to tell what a caption says before it sees a picture."""
+
+    limits: StageLimits
+    batch: int = 64
+    peak: float = 1.5e-3
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherRecipe:
     """Diffusion forcing: independent noise per chunk, block-causal; and whole windows, bidirectional.
 
     ``half_weights`` keeps the live weights in bfloat16 with float32 masters, the faster way on a CPU.
     In ``opening_share`` of the steps the network sees only first chunks, ``opening_batch`` of them:
-    what a prompt looks like is learned there, for a quarter of a window's tokens.
+    what a prompt looks like is learned there, for a quarter of a window's tokens. In ``served_share``
+    of the draws a noise level is one of the sampler's own. The error around the subject counts
+    ``1 + subject_weight`` times. ``tied`` writes what captions leave open into the noise (``ties.py``).
     """
 
     limits: StageLimits
@@ -69,6 +82,9 @@ class TeacherRecipe:
     half_weights: bool = False
     opening_share: float = 0.0
     opening_batch: int = 0
+    served_share: float = 0.0
+    subject_weight: float = 0.0
+    tied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +129,7 @@ class Recipe:
     fps: int
     sampler: Sampler
     autoencoder: AutoencoderRecipe
+    text_start: TextRecipe
     data: DataRecipe
     teacher: TeacherRecipe
     initialise: InitialiseRecipe
@@ -124,6 +141,7 @@ class Recipe:
     window_frames: int = 12
     sink_frames: int = 3
     chunk_frames: int = 3
+    bfloat16: bool = True
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -137,9 +155,10 @@ class Recipe:
 
     def within(self, stage: str, budget_s: float) -> "Recipe":
         """The same recipe with ``stage`` bounded to ``budget_s`` seconds."""
-        part = getattr(self, stage)
+        name = {"text": "text_start"}.get(stage, stage)
+        part = getattr(self, name)
         return replace(
-            self, **{stage: replace(part, limits=replace(part.limits, budget_s=budget_s))}
+            self, **{name: replace(part, limits=replace(part.limits, budget_s=budget_s))}
         )
 
 
@@ -155,6 +174,7 @@ def tiny() -> Recipe:
             text_dim=192,
             text_len=48,
             freq_dim=256,
+            placed=True,
         ),
         codec=TaehvConfig(decoder_widths=(128, 64, 32, 32), encoder_width=48),
         text=TextEncoderConfig(
@@ -171,6 +191,7 @@ def tiny() -> Recipe:
         fps=16,
         sampler=Sampler(shift=3.0, steps=(1000.0, 750.0, 500.0, 250.0), warp=True),
         autoencoder=AutoencoderRecipe(StageLimits(4000, 210.0), batch=32),
+        text_start=TextRecipe(StageLimits(1500, 60.0)),
         data=DataRecipe(held=16384, at_once=64, refresh_every=8),
         teacher=TeacherRecipe(StageLimits(6000, 420.0), batch=256),
         initialise=InitialiseRecipe(StageLimits(300, 60.0), batch=128),
@@ -184,10 +205,14 @@ def first_light() -> Recipe:
     return replace(
         full,
         name="first-light",
-        transformer=replace(full.transformer, dim=192, ffn_dim=640, num_heads=3, num_layers=6),
-        codec=TaehvConfig(decoder_widths=(64, 48, 32, 24), encoder_width=32, subpixel=True),
+        transformer=replace(full.transformer, dim=256, ffn_dim=768, num_heads=4, num_layers=6),
+        codec=TaehvConfig(
+            decoder_widths=(64, 48, 32, 24), encoder_width=32, subpixel=True, bound=12.0
+        ),
         width=128,
         height=80,
+        sampler=replace(full.sampler, shift=1.5),
+        guidance=1.0,
         autoencoder=AutoencoderRecipe(
             StageLimits(6000, 3000.0, 60.0),
             batch=8,
@@ -195,8 +220,10 @@ def first_light() -> Recipe:
             crop=64,
             start_clips=64,
             train_encoder=False,
+            kept=0.5,
             peak=1e-3,
         ),
+        text_start=TextRecipe(StageLimits(900, 240.0, 60.0)),
         data=DataRecipe(held=12000, at_once=24, refresh_every=60, first=120),
         teacher=TeacherRecipe(
             StageLimits(20000, 4200.0, 60.0),
@@ -204,8 +231,10 @@ def first_light() -> Recipe:
             peak=2.5e-3,
             bidirectional_share=0.0,
             half_weights=True,
-            opening_share=0.75,
+            opening_share=0.6,
             opening_batch=24,
+            served_share=0.8,
+            subject_weight=3.0,
         ),
     )
 
@@ -223,6 +252,7 @@ def smoke() -> Recipe:
         width=64,
         height=32,
         autoencoder=AutoencoderRecipe(few, batch=2, frames=5),
+        text_start=TextRecipe(few, batch=4),
         data=DataRecipe(held=4, at_once=2, refresh_every=1),
         teacher=TeacherRecipe(StageLimits(21), batch=2, opening_share=0.3, opening_batch=3),
         initialise=InitialiseRecipe(StageLimits(5), batch=2, ode_steps=4),

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.taehv import Taehv
+from models.text_encoder import UMT5
 from models.tokenizer import SentencePieceTokenizer
 from models.train.autoencoder import to_channels_last, train_autoencoder
 from models.train.captions import train_tokenizer
-from models.train.codec_start import channel_importance, linear_encoder, start_from_components
+from models.train.codec_start import linear_encoder, start_from_components
 from models.train.denoiser import Denoiser
 from models.train.distil import train_distil
 from models.train.footage import Footage
@@ -24,9 +25,10 @@ from models.train.initialise import train_initialise
 from models.train.recipe import Recipe
 from models.train.run_folder import Clock, Stage, StageLimits, TrainingError, save_weights
 from models.train.teacher import train_teacher
+from models.train.text_start import train_text
 from models.train.windows import OpeningStore, WindowStore
 
-ORDER = ("tokenizer", "autoencoder", "teacher", "initialise", "distil")
+ORDER = ("tokenizer", "autoencoder", "text", "teacher", "initialise", "distil")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def run_autoencoder(run: Run) -> None:
     if recipe.autoencoder.start_clips:
         # Sixteen frames: both halvings of time fit without the lone first frame of a stream.
         clips = footage.clips(recipe.autoencoder.start_clips, 16)
-        start_from_components(codec, (clips.cpu() + 1.0) / 2.0)
+        start_from_components(codec, (clips.cpu() + 1.0) / 2.0, recipe.autoencoder.kept)
         encode = None if recipe.autoencoder.train_encoder else linear_encoder(codec)
     finished = train_autoencoder(
         run.stage("autoencoder", recipe.autoencoder.limits),
@@ -100,9 +102,26 @@ def run_autoencoder(run: Run) -> None:
         ),
         run.device,
         encode=encode,
+        bfloat16=recipe.bfloat16,
         compiled=run.compiled,
     )
     save_weights(run.finished("autoencoder"), finished.state_dict(), torch.float32)
+
+
+def run_text(run: Run) -> None:
+    """Let the text encoder learn what captions say."""
+    recipe = run.recipe
+    torch.manual_seed(recipe.seed + 3)
+    network = UMT5(recipe.text)
+    network.init_weights()
+    finished = train_text(
+        run.stage("text", recipe.text_start.limits),
+        recipe,
+        network,
+        _tokenizer(run),
+        run.device,
+    )
+    save_weights(run.finished("text"), finished.state_dict(), torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +138,19 @@ def encoding(run: Run) -> Encoding:
     Raises:
         TrainingError: a stage has not been run.
     """
+    tokenizer = _tokenizer(run)
+    codec = Taehv(run.recipe.codec)
+    run.load(codec, "autoencoder")
+    return Encoding(_encoder(run, codec), tokenizer)
+
+
+def _tokenizer(run: Run) -> SentencePieceTokenizer:
     if not run.tokenizer_file.exists():
         raise TrainingError(
             f"{run.tokenizer_file} is missing; "
             f"run `python -m models.train tokenizer --run {run.folder}` first"
         )
-    codec = Taehv(run.recipe.codec)
-    run.load(codec, "autoencoder")
-    tokenizer = SentencePieceTokenizer.from_file(run.tokenizer_file)
-    return Encoding(_encoder(run, codec), tokenizer)
+    return SentencePieceTokenizer.from_file(run.tokenizer_file)
 
 
 def opening_store(run: Run) -> OpeningStore | None:
@@ -167,21 +190,12 @@ def _encoder(run: Run, codec: Taehv) -> Callable[[Tensor], Tensor]:
     return lambda pixels: codec.encode(pixels)[0].float()
 
 
-def _importance(run: Run) -> Tensor | None:
-    """How much each latent channel counts: known for components, alike for a trained encoder."""
-    if not run.recipe.autoencoder.start_clips or run.recipe.autoencoder.train_encoder:
-        return None
-    codec = Taehv(run.recipe.codec)
-    run.load(codec, "autoencoder")
-    return channel_importance(codec).to(run.device)
-
-
 def run_teacher(run: Run, store: WindowStore) -> None:
     """Train the many-step teacher."""
     recipe = run.recipe
     torch.manual_seed(recipe.seed + 1)
     denoiser = Denoiser(recipe, run.device)
-    denoiser.text.init_weights()
+    run.load(denoiser.text, "text")
     nn.init.zeros_(denoiser.transformer.head.head.weight)
 
     openings = opening_store(run)
@@ -199,7 +213,6 @@ def run_teacher(run: Run, store: WindowStore) -> None:
         store,
         run.device,
         openings=openings,
-        channel_weight=_importance(run),
         compiled=run.compiled,
         on_tick=renew,
     )
@@ -258,6 +271,8 @@ def run_stages(run: Run, names: tuple[str, ...]) -> None:
             run_tokenizer(run)
         elif name == "autoencoder":
             run_autoencoder(run)
+        elif name == "text":
+            run_text(run)
         else:
             store = store or window_store(run)
             WITH_STORE[name](run, store)

@@ -8,6 +8,7 @@ Rectified flow (Liu et al. 2022, arXiv:2209.03003): the target is ``noise - x0``
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +19,49 @@ from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, 
 from models.train.optimise import Average, Optimiser
 from models.train.recipe import Recipe, TeacherRecipe
 from models.train.run_folder import Stage
-from models.train.windows import CHUNKS, OpeningStore, WindowBatch, WindowStore
+from models.train.ties import TiedNoise
+from models.train.windows import CHUNKS, Opening, OpeningStore, WindowBatch, WindowStore
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Draws noise levels: any, or those that serving passes through.
+
+    Attributes:
+        shift: Of the uniform ones.
+        served: The sampler's own levels.
+        share: How often one of those is drawn.
+        generator: Of the draws; on their device.
+    """
+
+    shift: float
+    served: tuple[float, ...]
+    share: float
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, recipe: Recipe, generator: torch.Generator) -> "Levels":
+        """Read a recipe's."""
+        part = recipe.teacher
+        served = recipe.undistilled.schedule().sigmas
+        return cls(part.shift, served, part.served_share, generator)
+
+    def __call__(self, *shape: int) -> Tensor:
+        """Draw ``shape`` levels above 0, up to 1."""
+        device = self.generator.device
+        place, luck, which = torch.rand(3, *shape, generator=self.generator, device=device)
+        served = torch.tensor(self.served, device=device)
+        index = (which * len(self.served)).long().clamp(max=len(self.served) - 1)
+        return torch.where(luck < self.share, served[index], shifted(place, self.shift))
 
 
 def chunk_levels(
-    batch: WindowBatch, recipe: TeacherRecipe, *, causal: bool, generator: torch.Generator
+    batch: WindowBatch,
+    recipe: TeacherRecipe,
+    draw: Levels,
+    *,
+    causal: bool,
+    generator: torch.Generator,
 ) -> Tensor:
     """Draw noise levels ``[B, chunks]``: 0 for given chunks, at least one asked chunk noisy."""
     rows = batch.first.shape[0]
@@ -34,8 +73,8 @@ def chunk_levels(
     index = torch.arange(CHUNKS, device=device)
     asked = index >= batch.first[:, None]
     if not causal:
-        return shifted(uniform(rows, 1), recipe.shift) * asked
-    level = shifted(uniform(rows, CHUNKS), recipe.shift)
+        return draw(rows, 1) * asked
+    level = draw(rows, CHUNKS)
     noisy = uniform(rows, CHUNKS) >= recipe.clean_share
     # One asked chunk is always noisy, or the row would teach nothing.
     span = (CHUNKS - batch.first).float()
@@ -62,7 +101,6 @@ def train_teacher(
     device: torch.device,
     *,
     openings: OpeningStore | None = None,
-    channel_weight: Tensor | None = None,
     compiled: bool = False,
     on_tick: Callable[[int], None] = lambda step: None,
 ) -> Denoiser:
@@ -75,20 +113,23 @@ def train_teacher(
         store: Where windows come from.
         device: Where it computes.
         openings: Where first chunks come from, for a recipe that asks for them.
-        channel_weight: ``[C]`` weight of each latent channel's error; None counts them alike.
         compiled: Compile the step.
         on_tick: Called with the number of every step.
     """
     part = recipe.teacher
     generator = torch.Generator(device).manual_seed(recipe.seed + 11)
     average = Average(denoiser, part.decay)
-    if part.half_weights:
+    half = part.half_weights and recipe.bfloat16
+    if half:
         denoiser.to(torch.bfloat16)
     optimiser = Optimiser([denoiser], part.peak, muon=True)
     if (saved := stage.resume(device)) is not None:
         denoiser.load_state_dict(saved["denoiser"])
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
+    draw = Levels.of(recipe, generator)
+    frame = (recipe.transformer.in_channels, recipe.height // 8, recipe.width // 8)
+    noises = TiedNoise((recipe.chunk_frames, *frame), device)
 
     def payload() -> dict[str, Any]:
         return {
@@ -98,22 +139,26 @@ def train_teacher(
         }
 
     def loss_of(
-        noisy: Tensor, sigma: Tensor, target: Tensor, ids: Tensor, mask: Tensor, causal: bool
+        noisy: Tensor,
+        sigma: Tensor,
+        target: Tensor,
+        cover: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        causal: bool,
     ) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=not part.half_weights):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16 and not half):
             context = denoiser.context(ids, mask)
             if noisy.shape[1] == recipe.chunk_frames:
                 flow = denoiser.opening_velocity(noisy, sigma, context)
             else:
                 flow = denoiser.velocity(noisy, sigma, context, causal=causal)
-        squares = (flow.float() - target).square()
-        if channel_weight is not None:
-            squares = squares * channel_weight[:, None, None]
-        error = squares.mean(dim=(2, 3, 4))
+        weight = 1.0 + part.subject_weight * cover[:, :, None]
+        error = ((flow.float() - target).square() * weight).mean(dim=(2, 3, 4))
         asked = (sigma > 0).float()
         return (error * asked).sum() / asked.sum()
 
-    run = torch.compile(loss_of) if compiled else loss_of
+    run = torch.compile(loss_of, dynamic=False) if compiled else loss_of
     sums: dict[str, Tensor] = {}
     counts: Counter[str] = Counter()
     for tick in stage.ticks(payload):
@@ -121,23 +166,24 @@ def train_teacher(
         kind = _kind(tick.step, part)
         if kind == "opening":
             assert openings is not None, "the recipe asks for openings and there is no store"
-            opening = openings.sample(part.opening_batch, generator)
-            clean, ids, mask = opening.latents, opening.ids, opening.mask
-            level = torch.rand(len(ids), 1, generator=generator, device=device)
-            sigma = shifted(level, part.shift).expand(-1, recipe.chunk_frames)
+            batch: Opening | WindowBatch = openings.sample(part.opening_batch, generator)
+            sigma = draw(part.opening_batch, 1).expand(-1, recipe.chunk_frames)
         else:
             batch = store.sample(part.batch, generator)
-            clean, ids, mask = batch.latents, batch.ids, batch.mask
-            levels = chunk_levels(batch, part, causal=kind == "causal", generator=generator)
+            levels = chunk_levels(batch, part, draw, causal=kind == "causal", generator=generator)
             sigma = per_frame(levels, recipe.chunk_frames)
+        clean = batch.latents
+        drop = torch.rand(len(clean), generator=generator, device=device) < part.prompt_dropout
+        ids, mask = drop_prompts(batch.ids, batch.mask, drop, END_ID)
         noise = torch.randn(clean.shape, generator=generator, device=device)
+        if part.tied:
+            first, *later = noise.split(recipe.chunk_frames, dim=1)
+            noise = torch.cat((noises.write(first, batch.ties.untold(drop)), *later), dim=1)
         # A stream's context is the network's own, not an encoder's; a little jitter says so early.
         jitter = torch.randn(clean.shape, generator=generator, device=device)
         context = clean + part.context_jitter * jitter * (sigma == 0)[:, :, None, None, None]
-        drop = torch.rand(len(ids), generator=generator, device=device) < part.prompt_dropout
-        ids, mask = drop_prompts(ids, mask, drop, END_ID)
         noisy = add_noise(context, noise, sigma)
-        loss = run(noisy, sigma, noise - clean, ids, mask, kind == "causal")
+        loss = run(noisy, sigma, noise - clean, batch.cover, ids, mask, kind == "causal")
         loss.backward()
         norm = optimiser.step(tick.progress)
         average.update(denoiser)

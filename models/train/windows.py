@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from models.train.ties import Ties
+
 CHUNKS = 4
 
 
@@ -32,12 +34,18 @@ class Item:
         start_switch: ``[B]`` first chunk of the new prompt in the start window, 0 for no change.
         far_switch: ``[B]`` the same for the window of the sink and ``far``; 1 means that all of
             ``far`` already shows (or turns into) the new scene.
+        start_cover: ``[B, F, H, W]`` how much of each latent the subject's surroundings cover.
+        far_cover: ``[B, F - f, H, W]`` the same.
+        ties: Of the first chunk's noise to what its caption leaves open.
         text: ``[B, 2, P]`` token ids of the old and the new prompt (equal without a change).
         text_mask: ``[B, 2, P]`` true where ``text`` is a token.
     """
 
     start: Tensor
     far: Tensor
+    start_cover: Tensor
+    far_cover: Tensor
+    ties: Ties
     start_switch: Tensor
     far_switch: Tensor
     text: Tensor
@@ -54,9 +62,13 @@ class WindowBatch:
         ids: ``[B, P]`` token ids of the prompt that holds for the whole window.
         mask: ``[B, P]`` true where ``ids`` is a token.
         is_far: ``[B]`` true where chunks 1 to 3 come from later than chunk 0.
+        cover: ``[B, F, H, W]`` how much of each latent the subject's surroundings cover.
+        ties: Of the first chunk's noise.
     """
 
     latents: Tensor
+    cover: Tensor
+    ties: Ties
     first: Tensor
     ids: Tensor
     mask: Tensor
@@ -77,11 +89,15 @@ class Opening:
 
     Attributes:
         latents: ``[B, f, C, H, W]`` clean latents of one chunk.
+        cover: ``[B, f, H, W]`` how much of each latent the subject's surroundings cover.
+        ties: Of their noise.
         ids: ``[B, P]`` token ids of the prompt.
         mask: ``[B, P]`` true where ``ids`` is a token.
     """
 
     latents: Tensor
+    cover: Tensor
+    ties: Ties
     ids: Tensor
     mask: Tensor
 
@@ -103,10 +119,19 @@ class OpeningStore:
         """Make a few; beyond the capacity the oldest ones go."""
         new, held = self._make(), self._held
         if held is not None:
+
+
+            def joined(old: Tensor, more: Tensor) -> Tensor:
+                return torch.cat((old, more))[-self._capacity :]
+
             new = Opening(
-                torch.cat((held.latents, new.latents))[-self._capacity :],
-                torch.cat((held.ids, new.ids))[-self._capacity :],
-                torch.cat((held.mask, new.mask))[-self._capacity :],
+                joined(held.latents, new.latents),
+                joined(held.cover, new.cover),
+                Ties(
+                    joined(held.ties.values, new.ties.values), joined(held.ties.tied, new.ties.tied)
+                ),
+                joined(held.ids, new.ids),
+                joined(held.mask, new.mask),
             )
         self._held = new
 
@@ -118,7 +143,9 @@ class OpeningStore:
         assert held is not None
         device = held.latents.device
         pick = torch.randint(len(held.ids), (size,), generator=generator, device=device)
-        return Opening(held.latents[pick], held.ids[pick], held.mask[pick])
+        return Opening(
+            held.latents[pick], held.cover[pick], held.ties[pick], held.ids[pick], held.mask[pick]
+        )
 
 
 class WindowStore:
@@ -145,6 +172,10 @@ class WindowStore:
         parts = {
             "start": item.start.bfloat16(),
             "far": item.far.bfloat16(),
+            "start_cover": item.start_cover.bfloat16(),
+            "far_cover": item.far_cover.bfloat16(),
+            "ties": item.ties.values,
+            "tied": item.ties.tied,
             "start_switch": item.start_switch,
             "far_switch": item.far_switch,
             "text": item.text,
@@ -190,10 +221,13 @@ class WindowStore:
         device = held["start"].device
         pick = torch.randint(len(self), (size,), generator=generator, device=device)
         is_far = torch.rand(size, generator=generator, device=device) < 0.5
-        start = held["start"][pick]
-        frames = start.shape[1] // CHUNKS
-        with_far = torch.cat((start[:, :frames], held["far"][pick]), dim=1)
-        latents = torch.where(is_far[:, None, None, None, None], with_far, start)
+        frames = held["start"].shape[1] // CHUNKS
+
+        def window(part: str) -> Tensor:
+            start = held[f"start{part}"][pick]
+            with_far = torch.cat((start[:, :frames], held[f"far{part}"][pick]), dim=1)
+            return torch.where(is_far.view(-1, *(1,) * (start.ndim - 1)), with_far, start)
+
         switch = torch.where(is_far, held["far_switch"][pick], held["start_switch"][pick])
         # A start window without a change is asked for whole. A far one is, too, half of the time;
         # the other half takes its sink as given, which is how the distillation scores long streams.
@@ -202,7 +236,9 @@ class WindowStore:
         row = torch.arange(size, device=device)
         which = (switch > 0).long()
         return WindowBatch(
-            latents=latents.float(),
+            latents=window("").float(),
+            cover=window("_cover").float(),
+            ties=Ties(held["ties"][pick], held["tied"][pick]),
             first=first,
             ids=held["text"][pick][row, which],
             mask=held["text_mask"][pick][row, which],

@@ -3,7 +3,10 @@
 import torch
 
 from models.train.recipe import Recipe
+from models.train.ties import Ties
 from models.train.windows import Item, WindowStore
+
+TIES = 20
 
 
 def item(recipe: Recipe, generator: torch.Generator, switches: list[tuple[int, int]]) -> Item:
@@ -18,6 +21,11 @@ def item(recipe: Recipe, generator: torch.Generator, switches: list[tuple[int, i
     return Item(
         start=latents(12),
         far=latents(9),
+        start_cover=torch.rand(rows, 12, height, width, generator=generator),
+        far_cover=torch.rand(rows, 9, height, width, generator=generator),
+        ties=Ties(
+            torch.randn(rows, TIES, generator=generator), torch.ones(rows, TIES, dtype=torch.bool)
+        ),
         start_switch=torch.tensor([s for s, _ in switches]),
         far_switch=torch.tensor([f for _, f in switches]),
         text=torch.randint(3, 200, (rows, 2, length), generator=generator),
