@@ -5,8 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.train.world_motion import WRAP_X, WRAP_Y, anchored, track
-from models.train.world_scene import ASPECT, ATTRIBUTES, SceneBatch, draw_scenes, sample_scene
+from models.train.world_motion import WRAP_X, WRAP_Y, anchored, cycle, subject_cover, track
+from models.train.world_scene import (
+    ASPECT,
+    ATTRIBUTES,
+    FPS,
+    SceneBatch,
+    draw_scenes,
+    sample_scene,
+)
 
 TIMES = np.arange(0, 40, 1 / 16)[None]
 
@@ -82,3 +89,28 @@ def test_a_new_drift_starts_where_the_subject_is():
     joined = anchored(before, after, meets)
     here, there = track(before, meets[:, None]).x, track(joined, meets[:, None]).x
     assert np.allclose(here, there)
+
+
+def test_the_cover_of_the_subject_is_where_it_is() -> None:
+    scenes = draw_scenes(np.random.default_rng(8), 40)
+    frame = np.array([[0, 37]] * 40)
+    cover = subject_cover(scenes, frame, (10, 16))
+    assert cover.shape == (40, 2, 10, 16)
+    assert cover.min() >= 0
+    assert cover.max() <= 1
+    path = track(scenes, frame / FPS)
+    inside = (path.y > 0.1) & (path.y < 0.9) & (path.x > 0.1) & (path.x < 1.5)
+    row, column = (path.y * 10).astype(int), (path.x * 10).astype(int)
+    for b, t in np.argwhere(inside):
+        assert cover[b, t, row[b, t], column[b, t]] == 1
+
+
+def test_the_cycle_is_uniform_and_nan_where_nothing_goes_round() -> None:
+    generator = np.random.default_rng(9)
+    scenes = draw_scenes(generator, 3000)
+    where, phase = cycle(scenes, generator.integers(0, 9600, 3000))
+    for values in (where, phase[~np.isnan(phase)]):
+        counts, _ = np.histogram(values, bins=5, range=(0, 1))
+        assert counts.min() > 0.85 * counts.mean()
+    motions = np.array([scene.motion for scene in scenes])
+    assert (np.isnan(phase) == np.isin(motions, ("left", "right", "still"))).all()
