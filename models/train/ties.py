@@ -26,6 +26,7 @@ from models.train.world_compose import offsets
 from models.train.world_motion import cycle
 from models.train.world_scene import NAMES, SceneBatch
 from models.train.world_subject import PHASES
+from models.transformer import Block, CausalWan, places
 
 _LAYOUT = 64
 _TOLD_APART = (0, 2)
@@ -143,3 +144,32 @@ class TiedNoise:
         flat = noise.flatten(1)
         change = torch.where(ties.tied, ties.values - flat @ self._along.T, 0.0)
         return (flat + change @ self._along).view_as(noise)
+
+
+@torch.no_grad()
+def start_reading(network: CausalWan, grid: tuple[int, int]) -> None:
+    """Let the first head of the first block begin as the average that reads the ties.
+
+    Found by training alone, this average takes most of a short run. The head attends alike to all
+    tokens, and its values are their coordinates along the directions that all frames share.
+
+    Args:
+        network: Fresh; its other heads and layers stay as they are.
+        grid: Tokens in height and width of a latent frame.
+    """
+    config, first = network.config, network.blocks[0]
+    assert isinstance(first, Block)
+    attention = first.self_attn
+    patch = network.patch_embedding.weight.flatten(1)  # [d, C * 4]
+    count = min(config.head_dim, len(_HAAR) * config.in_channels)
+    along = torch.zeros(count, config.in_channels, 4, device=patch.device)
+    for index in range(count):
+        pattern, channel = divmod(index, config.in_channels)
+        along[index, channel] = torch.tensor(_HAAR[pattern]) / 2.0
+    at = places(grid, config.dim, patch.device).mean(dim=0) if config.placed else 0.0
+    spread = (patch.square().sum() / config.dim + (0.5 if config.placed else 0.0)).sqrt()
+    tokens = len(_FRAMES) * grid[0] * grid[1]
+    read = tokens**0.5 * along.flatten(1) @ torch.linalg.pinv(patch)  # [count, d]
+    attention.norm_q.weight[: config.head_dim] = 0.05
+    attention.v.weight[:count] = spread * read
+    attention.v.bias[:count] = -read @ (network.patch_embedding.bias + at)

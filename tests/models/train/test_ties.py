@@ -1,9 +1,11 @@
 import numpy as np
 import torch
 
+from models.config import TransformerConfig
 from models.train.captions import caption_batch
-from models.train.ties import TiedNoise, Ties, directions, ties_of
+from models.train.ties import TiedNoise, Ties, directions, start_reading, ties_of
 from models.train.world_scene import NAMES, draw_scenes
+from models.transformer import CausalWan, places
 
 LATENTS = (3, 16, 4, 8)
 SIZE = (64, 32)
@@ -82,3 +84,23 @@ def test_the_same_scene_at_another_time_has_other_ties_for_what_moves_only() -> 
     assert torch.equal(one[~moving, column], other[~moving, column])
     assert (one[moving, column] != other[moving, column]).all()
     assert torch.equal(one[:, column + 1 : column + 3], other[:, column + 1 : column + 3])
+
+
+def test_the_first_head_begins_by_reading_the_ties() -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        dim=128, ffn_dim=64, num_heads=2, num_layers=1, text_dim=16, text_len=4, placed=True
+    )
+    network = CausalWan(config)
+    grid = (LATENTS[2] // 2, LATENTS[3] // 2)
+    start_reading(network, grid)
+    noise = torch.randn(16, *LATENTS, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        hidden = network._patchify(noise, grid) + places(grid, 128, noise.device).repeat(3, 1)
+        attention = network.blocks[0].self_attn
+        seen = attention.v(torch.nn.functional.layer_norm(hidden, (128,)))[..., :48].mean(dim=1)
+        normed = attention.norm_q.weight[:64] * attention.q(hidden)[..., :64]
+    ties = noise.flatten(1) @ directions(48, *LATENTS).flatten(1).T
+    pair = torch.stack((seen.flatten(), ties.flatten()))
+    assert torch.corrcoef(pair)[0, 1] > 0.9
+    assert normed.abs().max() < 0.3  # next to no preference for any token
