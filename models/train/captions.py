@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models import tokenizer as tokenizer_module
 from models.train.world_scene import ATTRIBUTES, NAMES, Scene, SceneBatch, draw_scenes
@@ -258,16 +257,6 @@ def caption(scene: Scene, generator: np.random.Generator, phrasing: Phrasing = "
     """Caption a scene with attributes omitted as in training."""
     values = scene.attributes()
     return describe(values, draw_stated(values, generator), generator, phrasing)
-
-
-def omitted_odds(name: str) -> NDArray[np.float64]:
-    """Return how likely each value of an attribute is where a training caption omits it."""
-    values = ATTRIBUTES[name]
-    plain = name == "weather"
-    odds = np.array(
-        [_CLEAR_OMITTED if plain and value == "clear" else _OMITTED[name] for value in values]
-    )
-    return odds / odds.sum()
 
 
 def caption_batch(scenes: SceneBatch, generator: np.random.Generator) -> list[Caption]:

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.tokenizer import Tokenizer, token_ids
-from models.train.captions import Caption, caption_batch
+from models.train.captions import caption_batch
 from models.train.recipe import Recipe
-from models.train.ties import Ties, ties_of
 from models.train.windows import CHUNKS, Item, Opening
-from models.train.world_motion import anchored, subject_cover
+from models.train.world_motion import anchored, opened, subject_cover
 from models.train.world_render import render, render_switch
 from models.train.world_scene import SceneBatch, change_some, draw_scenes
 
@@ -98,7 +97,7 @@ class Footage:
         far_turn = np.where(settled & ~in_start, later - chunk, np.where(in_start, turn, far_turn))
         far = _Clip(later, warm + (CHUNKS - 1) * chunk, far_turn)
 
-        before = draw_scenes(draw, count)
+        before = opened(draw_scenes(draw, count), begin, recipe.width / recipe.height / 2)
         meeting_s = np.where(in_start, turn, far_turn) / recipe.fps
         changed = change_some(draw, before)
         after = anchored(before, changed, np.where(changes, meeting_s, 0.0))
@@ -114,7 +113,6 @@ class Footage:
             far=encode(self._film(before, after, far))[:, WARM_LATENTS:],
             start_cover=self._cover(before, after, start),
             far_cover=self._cover(before, after, far)[:, WARM_LATENTS:],
-            ties=self._ties(before, begin, captions[0]),
             start_switch=torch.from_numpy(start_switch).to(device),
             far_switch=torch.from_numpy(far_switch).to(device),
             text=ids.view(count, 2, -1).to(device),
@@ -127,8 +125,9 @@ class Footage:
     ) -> Opening:
         """Render and encode the first chunks of ``count`` streams."""
         recipe = self._recipe
-        scenes = draw_scenes(self._draw, count)
         begin = self._draw.integers(0, int(_START_S * recipe.fps), count)
+        middle = recipe.width / recipe.height / 2
+        scenes = opened(draw_scenes(self._draw, count), begin, middle)
         pixels = render(
             scenes,
             begin,
@@ -144,18 +143,9 @@ class Footage:
         return Opening(
             latents=encode(pixels),
             cover=self._cover(scenes, scenes, never),
-            ties=self._ties(scenes, begin, captions),
             ids=ids.to(self._device),
             mask=mask.to(self._device),
         )
-
-    def _ties(
-        self, scenes: SceneBatch, begin: NDArray[np.int64], captions: list[Caption]
-    ) -> Ties:
-        """Tell the noise of the first chunks what their captions do not say."""
-        size = (self._recipe.width, self._recipe.height)
-        stated = [caption.stated for caption in captions]
-        return ties_of(scenes, begin, stated, size, self._draw).to(self._device)
 
     def _cover(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
         """Where the subject is, for every latent of a clip: ``[B, F, H, W]`` from 0 to 1."""

@@ -67,7 +67,7 @@ class TeacherRecipe:
     In ``opening_share`` of the steps the network sees only first chunks, ``opening_batch`` of them:
     what a prompt looks like is learned there, for a quarter of a window's tokens. In ``served_share``
     of the draws a noise level is one of the sampler's own. The error around the subject counts
-    ``1 + subject_weight`` times. ``tied`` writes what captions leave open into the noise (``ties.py``).
+    ``1 + subject_weight`` times.
     """
 
     limits: StageLimits
@@ -84,7 +84,6 @@ class TeacherRecipe:
     opening_batch: int = 0
     served_share: float = 0.0
     subject_weight: float = 0.0
-    tied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +230,7 @@ def first_light() -> Recipe:
             peak=2.5e-3,
             bidirectional_share=0.0,
             half_weights=True,
-            opening_share=0.6,
+            opening_share=0.65,
             opening_batch=24,
             served_share=0.8,
             subject_weight=3.0,

@@ -26,7 +26,6 @@ from models.train.recipe import Recipe
 from models.train.run_folder import Clock, Stage, StageLimits, TrainingError, save_weights
 from models.train.teacher import train_teacher
 from models.train.text_start import train_text
-from models.train.ties import start_reading
 from models.train.windows import OpeningStore, WindowStore
 
 ORDER = ("tokenizer", "autoencoder", "text", "teacher", "initialise", "distil")
@@ -198,8 +197,6 @@ def run_teacher(run: Run, store: WindowStore) -> None:
     denoiser = Denoiser(recipe, run.device)
     run.load(denoiser.text, "text")
     nn.init.zeros_(denoiser.transformer.head.head.weight)
-    if recipe.teacher.tied:
-        start_reading(denoiser.transformer, recipe.grid)
 
     openings = opening_store(run)
 

@@ -19,7 +19,6 @@ from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, 
 from models.train.optimise import Average, Optimiser
 from models.train.recipe import Recipe, TeacherRecipe
 from models.train.run_folder import Stage
-from models.train.ties import TiedNoise
 from models.train.windows import CHUNKS, Opening, OpeningStore, WindowBatch, WindowStore
 
 
@@ -128,8 +127,6 @@ def train_teacher(
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
     draw = Levels.of(recipe, generator)
-    frame = (recipe.transformer.in_channels, recipe.height // 8, recipe.width // 8)
-    noises = TiedNoise((recipe.chunk_frames, *frame), device)
 
     def payload() -> dict[str, Any]:
         return {
@@ -176,9 +173,6 @@ def train_teacher(
         drop = torch.rand(len(clean), generator=generator, device=device) < part.prompt_dropout
         ids, mask = drop_prompts(batch.ids, batch.mask, drop, END_ID)
         noise = torch.randn(clean.shape, generator=generator, device=device)
-        if part.tied:
-            first, *later = noise.split(recipe.chunk_frames, dim=1)
-            noise = torch.cat((noises.write(first, batch.ties.untold(drop)), *later), dim=1)
         # A stream's context is the network's own, not an encoder's; a little jitter says so early.
         jitter = torch.randn(clean.shape, generator=generator, device=device)
         context = clean + part.context_jitter * jitter * (sigma == 0)[:, :, None, None, None]

@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.train.ties import Ties
-
 CHUNKS = 4
 
 
@@ -36,7 +34,6 @@ class Item:
             ``far`` already shows (or turns into) the new scene.
         start_cover: ``[B, F, H, W]`` how much of each latent the subject's surroundings cover.
         far_cover: ``[B, F - f, H, W]`` the same.
-        ties: Of the first chunk's noise to what its caption leaves open.
         text: ``[B, 2, P]`` token ids of the old and the new prompt (equal without a change).
         text_mask: ``[B, 2, P]`` true where ``text`` is a token.
     """
@@ -45,7 +42,6 @@ class Item:
     far: Tensor
     start_cover: Tensor
     far_cover: Tensor
-    ties: Ties
     start_switch: Tensor
     far_switch: Tensor
     text: Tensor
@@ -63,12 +59,10 @@ class WindowBatch:
         mask: ``[B, P]`` true where ``ids`` is a token.
         is_far: ``[B]`` true where chunks 1 to 3 come from later than chunk 0.
         cover: ``[B, F, H, W]`` how much of each latent the subject's surroundings cover.
-        ties: Of the first chunk's noise.
     """
 
     latents: Tensor
     cover: Tensor
-    ties: Ties
     first: Tensor
     ids: Tensor
     mask: Tensor
@@ -90,14 +84,12 @@ class Opening:
     Attributes:
         latents: ``[B, f, C, H, W]`` clean latents of one chunk.
         cover: ``[B, f, H, W]`` how much of each latent the subject's surroundings cover.
-        ties: Of their noise.
         ids: ``[B, P]`` token ids of the prompt.
         mask: ``[B, P]`` true where ``ids`` is a token.
     """
 
     latents: Tensor
     cover: Tensor
-    ties: Ties
     ids: Tensor
     mask: Tensor
 
@@ -120,16 +112,12 @@ class OpeningStore:
         new, held = self._make(), self._held
         if held is not None:
 
-
             def joined(old: Tensor, more: Tensor) -> Tensor:
                 return torch.cat((old, more))[-self._capacity :]
 
             new = Opening(
                 joined(held.latents, new.latents),
                 joined(held.cover, new.cover),
-                Ties(
-                    joined(held.ties.values, new.ties.values), joined(held.ties.tied, new.ties.tied)
-                ),
                 joined(held.ids, new.ids),
                 joined(held.mask, new.mask),
             )
@@ -143,9 +131,7 @@ class OpeningStore:
         assert held is not None
         device = held.latents.device
         pick = torch.randint(len(held.ids), (size,), generator=generator, device=device)
-        return Opening(
-            held.latents[pick], held.cover[pick], held.ties[pick], held.ids[pick], held.mask[pick]
-        )
+        return Opening(held.latents[pick], held.cover[pick], held.ids[pick], held.mask[pick])
 
 
 class WindowStore:
@@ -174,8 +160,6 @@ class WindowStore:
             "far": item.far.bfloat16(),
             "start_cover": item.start_cover.bfloat16(),
             "far_cover": item.far_cover.bfloat16(),
-            "ties": item.ties.values,
-            "tied": item.ties.tied,
             "start_switch": item.start_switch,
             "far_switch": item.far_switch,
             "text": item.text,
@@ -238,7 +222,6 @@ class WindowStore:
         return WindowBatch(
             latents=window("").float(),
             cover=window("_cover").float(),
-            ties=Ties(held["ties"][pick], held["tied"][pick]),
             first=first,
             ids=held["text"][pick][row, which],
             mask=held["text_mask"][pick][row, which],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.train import world_weather
 from models.train.world_ground import Landscape, landscape
-from models.train.world_layer import STRIP_PICTURES, Canvas, over, scroll, spread
+from models.train.world_layer import Canvas, over, scroll, spread
 from models.train.world_light import Light, light_of, mix
 from models.train.world_motion import FLOOR, WRAP_X, WRAP_Y, track
 from models.train.world_pen import STRIP_TOP
@@ -119,45 +119,6 @@ def _camera(scenes: SceneBatch, seconds: NDArray[np.float64]) -> NDArray[np.floa
     """Return how far the camera has gone ``[B, T]``, in heights of the nearest ground."""
     pans = (scenes.column("camera") == ATTRIBUTES["camera"].index("pan"))[:, None]
     return seconds * _PAN_SPEED * pans
-
-
-def offsets(
-    scenes: SceneBatch, frame: NDArray[np.int64], size: tuple[int, int]
-) -> list[NDArray[np.float64]]:
-    """Return how far everything that scrolls has come at world frames ``frame [B]``.
-
-    Args:
-        scenes: The scenes.
-        frame: ``[B]`` world frames.
-        size: Width and height of the picture in pixels.
-
-    Returns:
-        Shares ``[B]`` of a full turn, NaN where a scene has no such thing: the subject's own
-        movement, floor, middle, far, clouds, waves, fog, then near and far drops across and down.
-    """
-    width, height = size
-    seconds = frame / FPS
-    turn = STRIP_PICTURES * width / height
-    camera = _camera(scenes, seconds[:, None])[:, 0]
-    pans = scenes.column("camera") == ATTRIBUTES["camera"].index("pan")
-    panned = [np.where(pans, camera * share / turn, np.nan) for share in (1.0, _MIDDLE, _FAR)]
-    layout = scenes.layout(_LAYOUT).astype(np.float64)
-    weather = [ATTRIBUTES["weather"][code] for code in scenes.column("weather").tolist()]
-    drops = np.full((4, len(scenes)), np.nan)
-    for row, name in enumerate(weather):
-        for layer, (down, across) in enumerate(_FALL_SPEEDS.get(name, ())):
-            moved = round(across * height / 96) * frame[row], round(down * height / 96) * frame[row]
-            drops[2 * layer, row] = layout[row, 44] + moved[0] / width
-            drops[2 * layer + 1, row] = layout[row, 45] + moved[1] / height
-    whole = [
-        (frame % PHASES) / PHASES,
-        *panned,
-        (camera * _CLOUDS + seconds * _CLOUD_DRIFT) / turn,
-        seconds * _WAVE_DRIFT / turn,
-        (seconds * 0.5 / (2 * math.pi)) + camera / turn,
-        *drops,
-    ]
-    return [np.mod(part, 1.0) for part in whole]
 
 
 def _scenery(backdrop: Backdrop, seconds: NDArray[np.float64]) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.train.world_scene import ANCHOR_MARGIN, ASPECT, ATTRIBUTES, FPS, SceneBatch
+from models.train.world_scene import ASPECT, ATTRIBUTES, FPS, SceneBatch
 
 WRAP_X = ASPECT + 0.10
 """A drifting subject comes back after this many heights, as soon as it has left."""
@@ -79,26 +79,6 @@ def track(batch: SceneBatch, times_s: NDArray[np.float64]) -> Track:
     return Track(np.mod(x + 0.05, WRAP_X) - 0.05, np.mod(y + 0.05, WRAP_Y) - 0.05, radius, facing)
 
 
-def cycle(
-    batch: SceneBatch, frame: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what fixes every subject's place at world frames ``frame [B]``, besides its layout.
-
-    Returns:
-        Where it is across the picture, and how far its up and down or round has come, both ``[B]``
-        from 0 to 1 and uniform over scenes and times; the second is NaN where there is none.
-    """
-    seconds = frame / FPS
-    motion = np.array([ATTRIBUTES["motion"][code] for code in batch.column("motion").tolist()])
-    inside = (batch.anchor_x - ANCHOR_MARGIN) / (ASPECT - 2 * ANCHOR_MARGIN)
-    across = np.mod(track(batch, seconds[:, None]).x[:, 0], WRAP_X) / WRAP_X
-    where = np.where(np.isin(motion, ("left", "right")), across, inside)
-    phase = seconds - batch.anchor_s + 4.0 * batch.layout(2)[:, 1].astype(np.float64)
-    period_s = {"bounces": _BOUNCE_S, "rises": WRAP_Y / _RISE_SPEED, "circles": _CIRCLE_S}
-    turns = phase / np.array([period_s.get(name, np.nan) for name in motion.tolist()])
-    return np.clip(where, 0.0, 1.0), np.mod(turns, 1.0)
-
-
 def subject_cover(
     batch: SceneBatch, frame: NDArray[np.int64], grid: tuple[int, int], reach: float = 1.3
 ) -> NDArray[np.float32]:
@@ -116,7 +96,9 @@ def subject_cover(
     path = track(batch, frame / FPS)
     half = reach * path.radius[:, None, None]
 
-    def share(count: int, length: float, at: NDArray[np.float64], wrap: float) -> NDArray[np.float64]:
+    def share(
+        count: int, length: float, at: NDArray[np.float64], wrap: float
+    ) -> NDArray[np.float64]:
         cell = length / count
         middle = (np.arange(count) + 0.5) * cell
         away = np.mod(middle - at[..., None] + wrap / 2, wrap) - wrap / 2
@@ -125,6 +107,26 @@ def subject_cover(
     rows = share(grid[0], 1.0, path.y, WRAP_Y)
     columns = share(grid[1], grid[1] / grid[0], path.x, WRAP_X)
     return (rows[..., None] * columns[..., None, :]).astype(np.float32)
+
+
+def opened(batch: SceneBatch, frame: NDArray[np.int64], middle: float) -> SceneBatch:
+    """Let every stream open on its subject: in the middle, at the start of its motion.
+
+    Args:
+        batch: Scenes.
+        frame: ``[B]`` world frame of the first picture.
+        middle: Half the picture's width in heights.
+    """
+    # The phase of a motion counts from the anchor's time and a number of the layout.
+    ahead_s = 4.0 * batch.layout(2)[:, 1].astype(np.float64)
+    motion = batch.column("motion")
+    drift = (motion == ATTRIBUTES["motion"].index("right")).astype(np.float64)
+    drift -= motion == ATTRIBUTES["motion"].index("left")
+    return replace(
+        batch,
+        anchor_x=middle + drift * _DRIFT_SPEED * ahead_s,
+        anchor_s=frame / FPS + ahead_s,
+    )
 
 
 def anchored(before: SceneBatch, after: SceneBatch, time_s: NDArray[np.float64]) -> SceneBatch:

@@ -28,9 +28,7 @@ NAMES = tuple(ATTRIBUTES)
 FPS = 16
 ASPECT = 160 / 96
 
-ANCHOR_MARGIN = 0.42
-"""Heights between a standing subject and the picture's edge."""
-
+_ANCHOR_MARGIN = 0.42  # heights between a standing subject and the picture's edge
 HELD_OUT: dict[tuple[str, str], frozenset[tuple[str, str]]] = {
     ("colour", "subject"): frozenset(
         {
@@ -219,7 +217,7 @@ def draw_scenes(
     return SceneBatch(
         codes,
         generator.integers(0, 2**63, count, dtype=np.uint64),
-        generator.uniform(ANCHOR_MARGIN, ASPECT - ANCHOR_MARGIN, count),
+        generator.uniform(_ANCHOR_MARGIN, ASPECT - _ANCHOR_MARGIN, count),
         np.zeros(count),
     )
 

@@ -3,10 +3,7 @@
 import torch
 
 from models.train.recipe import Recipe
-from models.train.ties import Ties
 from models.train.windows import Item, WindowStore
-
-TIES = 20
 
 
 def item(recipe: Recipe, generator: torch.Generator, switches: list[tuple[int, int]]) -> Item:
@@ -23,9 +20,6 @@ def item(recipe: Recipe, generator: torch.Generator, switches: list[tuple[int, i
         far=latents(9),
         start_cover=torch.rand(rows, 12, height, width, generator=generator),
         far_cover=torch.rand(rows, 9, height, width, generator=generator),
-        ties=Ties(
-            torch.randn(rows, TIES, generator=generator), torch.ones(rows, TIES, dtype=torch.bool)
-        ),
         start_switch=torch.tensor([s for s, _ in switches]),
         far_switch=torch.tensor([f for _, f in switches]),
         text=torch.randint(3, 200, (rows, 2, length), generator=generator),

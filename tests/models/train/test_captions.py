@@ -5,14 +5,7 @@ import pytest
 
 from models.tokenizer import SentencePieceTokenizer, token_ids
 from models.train import captions
-from models.train.captions import (
-    caption,
-    caption_batch,
-    corpus,
-    describe,
-    omitted_odds,
-    train_tokenizer,
-)
+from models.train.captions import caption, caption_batch, corpus, describe, train_tokenizer
 from models.train.world_scene import ATTRIBUTES, NAMES, draw_scenes, sample_scene
 
 TEXT_LEN = 48
@@ -96,15 +89,3 @@ def test_the_tokenizer_fits_captions_in_the_models_text_length_and_knows_any_wor
     ids, _ = token_ids(tokenizer, ["a zebra dances über Straßen ☂"], TEXT_LEN)
     assert 2 not in ids[0].tolist()
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_the_odds_of_an_omitted_value_are_those_of_the_captions():
-    generator = np.random.default_rng(4)
-    scenes = draw_scenes(generator, 4000)
-    omitted = [
-        scene.weather
-        for scene, made in zip(scenes, caption_batch(scenes, generator), strict=True)
-        if "weather" not in made.stated
-    ]
-    for value, odds in zip(ATTRIBUTES["weather"], omitted_odds("weather"), strict=True):
-        assert abs(omitted.count(value) / len(omitted) - odds) < 0.05

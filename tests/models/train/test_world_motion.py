@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.train.world_motion import WRAP_X, WRAP_Y, anchored, cycle, subject_cover, track
+from models.train.world_motion import (
+    WRAP_X,
+    WRAP_Y,
+    anchored,
+    opened,
+    subject_cover,
+    track,
+)
 from models.train.world_scene import (
     ASPECT,
     ATTRIBUTES,
@@ -105,12 +112,16 @@ def test_the_cover_of_the_subject_is_where_it_is() -> None:
         assert cover[b, t, row[b, t], column[b, t]] == 1
 
 
-def test_the_cycle_is_uniform_and_nan_where_nothing_goes_round() -> None:
+def test_a_stream_opens_on_its_subject() -> None:
     generator = np.random.default_rng(9)
-    scenes = draw_scenes(generator, 3000)
-    where, phase = cycle(scenes, generator.integers(0, 9600, 3000))
-    for values in (where, phase[~np.isnan(phase)]):
-        counts, _ = np.histogram(values, bins=5, range=(0, 1))
-        assert counts.min() > 0.85 * counts.mean()
-    motions = np.array([scene.motion for scene in scenes])
-    assert (np.isnan(phase) == np.isin(motions, ("left", "right", "still"))).all()
+    begin = generator.integers(0, 9600, 200)
+    scenes = opened(draw_scenes(generator, 200), begin, 0.8)
+    path = track(scenes, (begin / FPS)[:, None])
+    circles = np.array([scene.motion == "circles" for scene in scenes])
+    np.testing.assert_allclose(path.x[~circles, 0], 0.8, atol=1e-6)
+    assert (np.abs(path.x[circles, 0] - 0.8) < 0.4).all()
+    # Whatever the layout, scenes with the same motion are at the same point of it.
+    for motion in ("bounces", "rises", "circles"):
+        rows = np.array([scene.motion == motion for scene in scenes])
+        heights = path.y[rows, 0] + (path.radius[rows] if motion == "bounces" else 0.0)
+        assert np.ptp(heights) < 1e-6
