@@ -37,11 +37,8 @@ def generator_factory(
         entry, denoiser = model.entry, None
         view = partial(PagedKV, kernels=kernels)
         guidance = guidance_of(model)
-        if guidance is not None:
-            # Two passes a step are the plain loop's; such a model waits to be distilled.
-            network, cache = model.transformer, entry.cache
-            return Generator(network, entry.transformer, cache, pool, view, guidance=guidance)
-        if pool.k.device.type == "cuda":
+        # Two passes a step are the plain loop's; such a model waits to be distilled.
+        if pool.k.device.type == "cuda" and guidance is None:
             denoiser = CapturedDenoiser(
                 model.transformer,
                 entry.transformer,
@@ -53,6 +50,8 @@ def generator_factory(
                 capture=capture,
             )
         kind = MergingGenerator if merge_clean_pass else Generator
-        return kind(model.transformer, entry.transformer, entry.cache, pool, view, denoiser)
+        return kind(
+            model.transformer, entry.transformer, entry.cache, pool, view, denoiser, guidance
+        )
 
     return build
