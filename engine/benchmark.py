@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.accelerated import generator_factory
 from engine.frame_copy import FrameDecoder, PendingFrames
 from engine.stream import Stream
+from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels
 from models.config import TransformerConfig
 from models.interface import LoadedModel, VideoCodec
@@ -48,6 +49,7 @@ class Case:
         batch: streams in one forward pass.
         captured: replay CUDA graphs.
         merged: make the clean pass in the next chunk's first pass.
+        keep_pages: older pages that each layer attends to; None is all.
         growing: measure whole clips from the first chunk until the window is full, instead of
             chunks with a full window.
         chunks: chunks timed (of all clips together when ``growing``).
@@ -61,6 +63,7 @@ class Case:
     batch: int = 1
     captured: bool = True
     merged: bool = False
+    keep_pages: int | None = None
     growing: bool = False
     chunks: int = 30
 
@@ -152,6 +155,7 @@ def run_case(
         "steps": case.steps,
         "batch": case.batch,
         "clean_pass": "merged" if case.merged else "separate",
+        "keep_pages": case.keep_pages,
         "captured": case.captured and model.device.type == "cuda",
         "decoder": "none" if codec is None else type(codec).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -201,7 +205,7 @@ class _Bench:
             batch_sizes=(case.batch,),
             max_steps=case.steps,
             capture=case.captured,
-            merge_clean_pass=case.merged,
+            policy=WorkPolicy(merge_clean_pass=case.merged, keep_pages=case.keep_pages),
         )(model, pool)
         self.frames = model.entry.cache.chunk_frames
         self.frames_per_chunk = model.codec.frames_for(self.frames, False)

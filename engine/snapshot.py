@@ -88,8 +88,8 @@ class Snapshot:
         pages_per_frame = len(stream.table.pages) // stream.table.capacity
         frames = len(self.held)
         # A window that has slid is full.
-        expected = min(self.next_frame, stream.table.capacity)
-        if stream.latent_hw != self.latent_hw or frames != expected:
+        held = min(self.next_frame, stream.table.capacity)
+        if stream.latent_hw != self.latent_hw or frames != held:
             raise SnapshotError(
                 f"a snapshot of {frames} frames of {self.latent_hw} for a stream of "
                 f"{stream.table.capacity} frames of {stream.latent_hw}; restore it with the same "
