@@ -36,7 +36,7 @@ from models.taehv import TaehvConfig
 from models.text_encoder import TextEncoderConfig
 from models.vae import VaeConfig
 
-__all__ = ["main"]
+__all__ = ["device_name", "main", "shrunk"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEFAULT_WINDOW_FRAMES = 21
@@ -109,7 +109,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": entry.name + (" (shrunk)" if options.shrink else ""),
         "weights": "random" if options.random_weights or options.shrink else "trained",
-        "device": _device_name(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
@@ -196,7 +196,8 @@ def shrunk(entry: ModelEntry) -> ModelEntry:
     return replace(entry, transformer=transformer, text=text, codecs=codecs, sizes=((160, 96),))
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.accelerated import planned_view
+from engine.bench import device_name
 from engine.generator import Generator
 from engine.merged import MergingGenerator
 from engine.work_policy import WorkPolicy
@@ -120,6 +121,7 @@ def main() -> None:
         report = {
             "case": options.case,
             "vectors": str(options.vectors),
+            "device": device_name(torch.device("cpu")),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "torch": torch.__version__,
             "policies": rows,
