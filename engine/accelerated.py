@@ -20,7 +20,7 @@ from models.paged_kv import KVPool, PagedKV, RowPages
 from models.planned_kv import PlannedKV, plan_rows
 from models.policy import RopeMode
 
-__all__ = ["MakeGenerator", "generator_factory", "planned_view", "prepare"]
+__all__ = ["EXACT", "MakeGenerator", "generator_factory", "planned_view", "prepare"]
 
 MakeGenerator = Callable[[LoadedModel, KVPool], Generator]
 

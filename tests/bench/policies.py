@@ -10,7 +10,8 @@ path; a policy's cost is the distance from it.
 
 import argparse
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -110,12 +111,12 @@ def measure(folder: Path, name: str, row: Row) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=Path, required=True, help="folder with rollouts/")
     parser.add_argument("--case", default=CASE, help="a rollout with a window")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     rows = [measure(options.vectors, options.case, row) for row in ROWS]
     if options.json:
         report = {
@@ -133,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
