@@ -1,58 +1,141 @@
-"""Builds the engine's generator from fast kernels and, on a CUDA device, captured graphs."""
+"""Builds the engine's generator from fast kernels, captured graphs and a policy of less work."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from engine.cuda_graph import CapturedDenoiser
-from engine.generator import Generator, guidance_of
+from engine.generator import Generator, MakeView, guidance_of
 from engine.merged import MergingGenerator
+from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels
+from kernels.sparse import SparsePages
+from models.accelerate import accelerate
 from models.interface import LoadedModel
-from models.paged_kv import KVPool, PagedKV
+from models.kv import KVView
+from models.paged_kv import KVPool, PagedKV, RowPages
+from models.planned_kv import PlannedKV, plan_rows
+from models.policy import RopeMode
 
-__all__ = ["generator_factory"]
+__all__ = ["EXACT", "MakeGenerator", "generator_factory", "planned_view", "prepare"]
+
+MakeGenerator = Callable[[LoadedModel, KVPool], Generator]
+
+EXACT = WorkPolicy()
+
+
+def prepare(
+    model: LoadedModel, policy: WorkPolicy, kernels: Kernels, *, max_steps: int | None = None
+) -> tuple[LoadedModel, MakeGenerator]:
+    """Bring a loaded model under a policy; return it and what builds its generator.
+
+    Args:
+        model: its network is changed in place where kernels or linears change.
+        policy: what is saved.
+        kernels: of the network and the caches.
+        max_steps: see ``generator_factory``.
+
+    Raises:
+        ValueError: model and policy do not go together.
+    """
+    entry = replace(model.entry, cache=policy.cache(model.entry.cache))
+    cuda = model.device.type == "cuda"
+    if cuda or policy.linear != "plain":
+        accelerate(model.transformer, kernels, policy.linear, join=cuda)
+    make = generator_factory(kernels, policy=policy, max_steps=max_steps)
+    return replace(model, entry=entry), make
 
 
 def generator_factory(
     kernels: Kernels,
     *,
     batch_sizes: Sequence[int] = (1, 2, 4),
-    max_steps: int = 4,
+    max_steps: int | None = 4,
     capture: bool = True,
-    merge_clean_pass: bool = False,
-) -> Callable[[LoadedModel, KVPool], Generator]:
+    policy: WorkPolicy = EXACT,
+) -> MakeGenerator:
     """Return what ``Engine`` calls to build its generator.
 
     Args:
         kernels: the network's, see ``models.accelerate``; the caches use them too.
         batch_sizes: sizes to which batches are padded.
-        max_steps: most denoising steps of a chunk.
+        max_steps: most denoising steps of a chunk in static buffers on a CUDA device; None runs
+            the plain loop, which takes any number.
         capture: replay CUDA graphs; without it, or on a CPU, chunks run eagerly.
-        merge_clean_pass: make it in the next chunk's first pass, see ``engine/merged.py``.
+        policy: whether the clean pass is merged and which pages are kept; its window and linears
+            are the model's business, see ``prepare``.
     """
 
     def build(model: LoadedModel, pool: KVPool) -> Generator:
         entry, denoiser = model.entry, None
-        view = partial(PagedKV, kernels=kernels)
         guidance = guidance_of(model)
-        if guidance is not None:
-            # Two passes a step are the plain loop's; such a model waits to be distilled.
-            network, cache = model.transformer, entry.cache
-            return Generator(network, entry.transformer, cache, pool, view, guidance=guidance)
-        if pool.k.device.type == "cuda":
+        # Two passes a step are the plain loop's; such a model waits to be distilled.
+        static = pool.k.device.type == "cuda" and guidance is None and max_steps is not None
+        caches = kernels
+        view: MakeView = partial(PagedKV, kernels=kernels)
+        if policy.keep_pages is not None:
+            caches = _sparse(kernels, policy.keep_pages, model, pool, captured=static and capture)
+            view = partial(planned_view, kernels=caches)
+        if static:
+            assert max_steps is not None
             denoiser = CapturedDenoiser(
                 model.transformer,
                 entry.transformer,
                 entry.cache,
                 pool,
-                kernels,
+                caches,
                 sizes=batch_sizes,
                 max_steps=max_steps,
                 capture=capture,
             )
-        kind = MergingGenerator if merge_clean_pass else Generator
-        return kind(model.transformer, entry.transformer, entry.cache, pool, view, denoiser)
+        kind = MergingGenerator if policy.merge_clean_pass else Generator
+        return kind(
+            model.transformer, entry.transformer, entry.cache, pool, view, denoiser, guidance
+        )
 
     return build
+
+
+def planned_view(
+    pool: KVPool,
+    rows: Sequence[RowPages],
+    grid: tuple[int, int],
+    rope: RopeMode,
+    *,
+    block_causal: int | None,
+    past_weight: float,
+    kernels: Kernels,
+) -> KVView:
+    """Give a batch the accelerator's view; a block-causal pass gets the other one (``MakeView``)."""
+    if block_causal is not None:
+        return PagedKV(pool, rows, grid, rope, kernels, block_causal, past_weight)
+    plan = plan_rows(rows, grid, rope, pool.k.shape[-1], pool.k.device, past_weight)
+    return PlannedKV(pool, plan, kernels)
+
+
+def _sparse(
+    kernels: Kernels, keep: int, model: LoadedModel, pool: KVPool, *, captured: bool
+) -> Kernels:
+    """Return kernels whose paged attention keeps the best pages.
+
+    Raises:
+        ValueError: pages are smaller than a latent frame, or a graph cannot hold the choice.
+    """
+    entry = model.entry
+    for width, height in entry.sizes:
+        tokens = math.prod(entry.transformer.grid(height // 8, width // 8))
+        if tokens != pool.page_tokens:
+            raise ValueError(
+                f"policy keep-pages={keep} with pages of {pool.page_tokens} tokens; a latent frame "
+                f"of {width}x{height} has {tokens} and must be one page; leave keep-pages out or "
+                "serve a model of one size"
+            )
+    if captured and not kernels.capturable:
+        raise ValueError(
+            f"policy keep-pages={keep} with {kernels.name} attention; in a captured graph only "
+            "triton attention can choose pages; leave keep-pages out or choose the triton kernels"
+        )
+    return kernels.with_attention(lambda inner: SparsePages(inner, keep, entry.cache.sink_frames))

@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 
+from engine import work_policy
 from engine.benchmark import Case, matmul_rate, run_case
 from engine.dtype import choose_dtype
+from engine.work_policy import WorkPolicy
 from kernels.select import Target, select
 from models.accelerate import accelerate
 from models.config import TransformerConfig
@@ -34,7 +36,7 @@ from models.taehv import TaehvConfig
 from models.text_encoder import TextEncoderConfig
 from models.vae import VaeConfig
 
-__all__ = ["main"]
+__all__ = ["device_name", "main", "shrunk"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEFAULT_WINDOW_FRAMES = 21
@@ -57,21 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine bench", description=__doc__.split("\n\n")[0]
     )
+    work_policy.add_flags(parser)
     add = parser.add_argument
     add("--model", default="longtake-tiny", help="a model's name, name@path, or its folder")
     add("--random-weights", action="store_true", help="draw weights instead of reading them")
     add("--shrink", action="store_true", help="small widths of the same architecture")
     add("--size", help="WIDTHxHEIGHT; the model's first size when absent")
-    add("--window", type=int, help="latent frames attended; the model's own when absent")
-    add("--sink", type=int, help="of the window; the model's own when absent")
     add("--growing", action="store_true", help="clips from an empty window instead of a full one")
     add("--steps", type=int, help="denoising steps; the model's own number when absent")
     add("--batch", default="1,2,4", help="streams in one forward pass, separated by commas")
     add("--chunks", type=int, default=30, help="timed with a full window, for every row")
     add("--decoder", default="none,taehv,wan-vae", help="none, and names of codecs")
     add("--kernels", default="auto", help="auto, torch, sdpa, cudnn, flash or triton")
-    add("--linear", choices=("plain", "fp8"), default="plain")
-    add("--merge-clean-pass", action="store_true", help="in the next chunk's first pass")
     add("--mode", default="eager,captured", help="captured needs a CUDA device")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=("auto", *DTYPES), default="auto")
@@ -81,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     clock = time.perf_counter
+    policy = work_policy.from_flags(options)
     device = torch.device(options.device)
     dtype = DTYPES.get(options.dtype) or choose_dtype(device, clock)
     entry = find(options.model)
@@ -92,12 +92,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         model = random_model(entry, device=device, dtype=dtype, kernels=kernels)
     else:
         model = load_model(options.model, device=device, dtype=dtype, kernels=kernels)
-    accelerate(model.transformer, kernels, options.linear, join=device.type == "cuda")
+    accelerate(model.transformer, kernels, policy.linear, join=device.type == "cuda")
     rate = matmul_rate(device, dtype, clock)
     rows = []
-    for case, name, codec in _cases(options, model):
+    for case, name, codec in _cases(options, policy, model):
         row = run_case(model, case, kernels, clock, codec, rate)
-        row["decoder"], row["linear"] = name, options.linear
+        row["decoder"], row["linear"] = name, policy.linear
         rows.append(row)
         print(  # noqa: T201
             f"{row['frames_per_s']:8.2f} frames/s, {row['pass_ms']:8.2f} ms a pass: "
@@ -109,22 +109,26 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": entry.name + (" (shrunk)" if options.shrink else ""),
         "weights": "random" if options.random_weights or options.shrink else "trained",
-        "device": _device_name(device),
+        "device": device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
+        "policy": str(policy),
         "matmul_tflops": round(rate / 1e12, 3),
         "rows": rows,
     }
 
 
 def _cases(
-    options: argparse.Namespace, model: LoadedModel
+    options: argparse.Namespace, policy: WorkPolicy, model: LoadedModel
 ) -> list[tuple[Case, str, VideoCodec | None]]:
     entry = model.entry
-    own = entry.cache.window_frames or DEFAULT_WINDOW_FRAMES
-    window = own if options.window is None else options.window
-    sink = entry.cache.sink_frames if options.sink is None else options.sink
+    own = entry.cache
+    if own.window_frames is None:
+        own = replace(own, window_frames=DEFAULT_WINDOW_FRAMES)
+    cache = policy.cache(own)
+    window, sink = cache.window_frames, cache.sink_frames
+    assert window is not None, "a window was given above"
     width, height = entry.sizes[0]
     if options.size is not None:
         width, height = (int(part) for part in options.size.split("x"))
@@ -157,7 +161,8 @@ def _cases(
                 steps,
                 batch=batch,
                 captured=mode,
-                merged=options.merge_clean_pass,
+                merged=policy.merge_clean_pass,
+                keep_pages=policy.keep_pages,
                 growing=options.growing,
                 chunks=options.chunks,
             ),
@@ -191,7 +196,8 @@ def shrunk(entry: ModelEntry) -> ModelEntry:
     return replace(entry, transformer=transformer, text=text, codecs=codecs, sizes=((160, 96),))
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

@@ -22,13 +22,15 @@ from torch import Tensor
 from engine.accelerated import generator_factory
 from engine.frame_copy import FrameDecoder, PendingFrames
 from engine.stream import Stream
+from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels
 from models.config import TransformerConfig
 from models.interface import LoadedModel, VideoCodec
 from models.noise import noise
 from models.paged_kv import KVPool
+from models.sampler import Sampler
 
-__all__ = ["Case", "Clock", "chunk_flops", "matmul_rate", "run_case"]
+__all__ = ["Case", "Clock", "chunk_flops", "chunk_passes", "matmul_rate", "run_case"]
 
 Clock = Callable[[], float]
 
@@ -42,10 +44,12 @@ class Case:
         size: width and height in pixels.
         window_frames: latent frames attended, sink and chunk included.
         sink_frames: of the window.
-        steps: denoising passes of a chunk; the clean pass comes on top.
+        steps: denoising steps of a chunk, of two passes each where the model is guided; the clean
+            pass comes on top.
         batch: streams in one forward pass.
         captured: replay CUDA graphs.
         merged: make the clean pass in the next chunk's first pass.
+        keep_pages: older pages that each layer attends to; None is all.
         growing: measure whole clips from the first chunk until the window is full, instead of
             chunks with a full window.
         chunks: chunks timed (of all clips together when ``growing``).
@@ -59,6 +63,7 @@ class Case:
     batch: int = 1
     captured: bool = True
     merged: bool = False
+    keep_pages: int | None = None
     growing: bool = False
     chunks: int = 30
 
@@ -70,11 +75,20 @@ def pass_flops(config: TransformerConfig, tokens: int, keys: int) -> float:
     return config.num_layers * block + 256 * tokens * d
 
 
+def chunk_passes(sampler: Sampler, steps: int) -> int:
+    """Count the passes over a chunk's tokens: one a step, two where it is guided, and the clean one.
+
+    A clean pass that is merged into another one counts all the same: its work is done.
+    """
+    return steps * (1 if sampler.guidance == 1 else 2) + 1
+
+
 def chunk_flops(model: LoadedModel, case: Case, attended_frames: int) -> float:
-    """Count the operations of one chunk of one stream: all steps and the clean pass."""
+    """Count the operations of one chunk of one stream: all its passes."""
     config, frames = model.entry.transformer, model.entry.cache.chunk_frames
     hw = math.prod(config.grid(case.size[1] // 8, case.size[0] // 8))
-    return (case.steps + 1) * pass_flops(config, frames * hw, attended_frames * hw)
+    one = pass_flops(config, frames * hw, attended_frames * hw)
+    return chunk_passes(model.entry.sampler, case.steps) * one
 
 
 @torch.inference_mode()
@@ -130,6 +144,7 @@ def run_case(
     chunk_s, passes_s, warm_s = timed
     frames = bench.frames_per_chunk * case.batch
     chunk = statistics.median(chunk_s)
+    passes = chunk_passes(model.entry.sampler, case.steps)
     row: dict[str, Any] = {
         "case": case.name,
         "kernels": kernels.name,
@@ -140,6 +155,7 @@ def run_case(
         "steps": case.steps,
         "batch": case.batch,
         "clean_pass": "merged" if case.merged else "separate",
+        "keep_pages": case.keep_pages,
         "captured": case.captured and model.device.type == "cuda",
         "decoder": "none" if codec is None else type(codec).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -147,7 +163,8 @@ def run_case(
         "frames_per_s": round(frames / chunk, 3),
         "chunk_ms": round(1000 * chunk, 3),
         "chunk_ms_p95": round(1000 * _quantile(chunk_s, 0.95), 3),
-        "pass_ms": round(1000 * statistics.median(passes_s) / (case.steps + 1), 3),
+        "passes": passes,
+        "pass_ms": round(1000 * statistics.median(passes_s) / passes, 3),
         "warm_up_s": round(warm_s, 3),
         "total_s": round(clock() - started, 3),
         "peak_memory_gb": round(_peak_memory(model.device) / 1e9, 3),
@@ -188,7 +205,7 @@ class _Bench:
             batch_sizes=(case.batch,),
             max_steps=case.steps,
             capture=case.captured,
-            merge_clean_pass=case.merged,
+            policy=WorkPolicy(merge_clean_pass=case.merged, keep_pages=case.keep_pages),
         )(model, pool)
         self.frames = model.entry.cache.chunk_frames
         self.frames_per_chunk = model.codec.frames_for(self.frames, False)

@@ -20,13 +20,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from engine import bench
+from engine import bench, work_policy
+from engine.accelerated import prepare
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.dtype import choose_dtype
 from engine.engine import Engine
 from engine.requests import ClipRequest, check_names, parse_switch, read_requests
 from engine.types import Admitted, ChunkReady, Credit, PromptApplied, SessionEnded, Wait
+from kernels.backend import TorchKernels
 from models.loading import load_model
 from models.text_host import TextPlacement
 
@@ -95,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the text encoder works: on the device, on the CPU, or on the device for each "
         "new prompt alone (offload)",
     )
+    work_policy.add_flags(generate)
     add("--random-weights", action="store_true", help="draw weights instead of reading them")
     add("--json", action="store_true", help="end with one line of JSON")
     return parser
@@ -129,6 +132,7 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
 
 
 def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> dict[str, Any]:
+    policy = work_policy.from_flags(options)
     device = torch.device(options.device)
     dtype = DTYPES.get(options.dtype) or choose_dtype(device, time.monotonic)
     model = load_model(
@@ -140,10 +144,11 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
         text_placement=options.text_device,
         random_weights=options.random_weights,
     )
+    model, make = prepare(model, policy, TorchKernels())
     config = EngineConfig(max_sessions=1, max_jobs=options.batch, max_batch=options.batch)
     # Clips run in one batch of the size asked for: there is nothing to measure.
     costs = CostTable({1: 1.0, options.batch: 1.0}, 0.0, 0.0)
-    engine = Engine(model, config, time.monotonic, costs)
+    engine = Engine(model, config, time.monotonic, costs, make_generator=make)
     single = options.requests is None and options.out.suffix == ".npz"
     folder = options.out.parent if single else options.out
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,6 +163,7 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
         "model": model.entry.name,
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
+        "policy": str(policy),
         "fps": model.entry.fps,
         "clips": clips,
         "frames": total,

@@ -29,6 +29,8 @@ class EngineConfig:
         prompt_bytes: Of each of the two caches of prompts.
         encode_ahead: Embed texts on a thread of their own, so that a large text encoder stops no
             stream; a change then takes effect when its text is ready. None: if it is large.
+        noise_threads: Threads that draw noise before it is needed; 0 draws it on the spot. None: 2
+            beside a GPU, whose host has time; on a CPU they would only take it from the network.
         adapt_steps: Lower the steps of streams whose viewers stall.
     """
 
@@ -40,6 +42,7 @@ class EngineConfig:
     page_tokens: int | None = None
     prompt_bytes: int = 256 << 20
     encode_ahead: bool | None = None
+    noise_threads: int | None = None
     adapt_steps: bool = True
 
 

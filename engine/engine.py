@@ -10,33 +10,32 @@ become frames (``pixels``). It knows neither threads nor wires.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
-from torch import Tensor
-
 from engine.admission import Demand
+from engine.chunk_maker import ChunkMaker
 from engine.config import EngineConfig, MemoryPlan, free_memory, plan_memory
 from engine.cost_table import CostTable
 from engine.door import Door
+from engine.flight import Flight, FlyingChunk
+from engine.frame_copy import Mark, PendingFrames
 from engine.generator import Generator
 from engine.held import Held
 from engine.measure import measure_costs
-from engine.noise_ahead import DrawNoise
+from engine.noise_ahead import NoiseAhead
 from engine.pixels import Pixels
 from engine.prompt_timeline import problem_with
 from engine.prompts import PromptStore
 from engine.scheduler import Candidate, SchedulerOutput, schedule
-from engine.session import ChunkPlan, Session
+from engine.session import Session
 from engine.snapshot import Snapshot, SnapshotError
-from engine.start import chunk_shape, start_frames
+from engine.start import chunk_shape
 from engine.stream import Stream
 from engine.types import (
     Admission,
     Admitted,
     Capacity,
-    ChunkReady,
     Command,
     Credit,
     EndReason,
@@ -57,7 +56,6 @@ from engine.types import (
 from models.interface import LoadedModel
 from models.noise import noise
 from models.paged_kv import KVPool
-from models.sampler import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +76,6 @@ class Engine:
         costs: Instead of measuring at start-up.
         memory: Instead of looking at the device's free memory.
         make_generator: Builds the generator over the pool, where a device has a faster one.
-        draw_noise: Noise of a place in a stream, perhaps drawn ahead (``engine.noise_ahead``).
     """
 
     def __init__(
@@ -89,10 +86,8 @@ class Engine:
         costs: CostTable | None = None,
         memory: MemoryPlan | None = None,
         make_generator: Callable[[LoadedModel, KVPool], Generator] | None = None,
-        draw_noise: DrawNoise = noise,
     ) -> None:
         self.model = model
-        self._draw_noise = draw_noise
         self._config = config
         self._clock = clock
         entry, sizes = model.entry, model.entry.transformer
@@ -114,10 +109,18 @@ class Engine:
         if ahead is None:
             ahead = entry.text.dim > SMALL_TEXT_DIM
         self._encoder = ThreadPoolExecutor(1, "text-encoder") if ahead else None
+        threads = config.noise_threads
+        if threads is None:
+            threads = 2 if model.device.type == "cuda" else 0
+        self._ahead = NoiseAhead(threads) if threads else None
         self._prompts = PromptStore(
             model.text, model.transformer.prompt_kv, config.prompt_bytes, self._encoder
         )
+        self._maker = ChunkMaker(
+            model, self.generator, self._pixels, self._prompts, self._ahead or noise
+        )
         self._held: dict[str, Held] = {}
+        self._flight: Flight | None = None
         self.costs = costs or measure_costs(
             model, self.generator, self._prompts, self._pixels, config.max_batch, clock
         )
@@ -161,7 +164,11 @@ class Engine:
         return Admitted(spec.session_id, shape.chunk_frames, session.next_frame)
 
     def snapshot(self, session_id: str) -> Snapshot | None:
-        """Copy what the stream needs to go on elsewhere; None when there is no such session."""
+        """Copy what the stream needs to go on elsewhere; None when there is no such session.
+
+        What is being made must have been reported before, see ``land``.
+        """
+        assert self._flight is None, "a state is taken between two chunks; land() first"
         held = self._held.get(session_id)
         if held is None:
             return None
@@ -183,24 +190,32 @@ class Engine:
             case Credit(frame=frame):
                 session.playout.credit(frame, now)
             case Pause():
-                return session.pause(now)
+                return (*self.land(), *session.pause(now))
             case Play():
                 session.play(now)
             case Stop():
-                return (self._end(command.session_id, "stopped"),)
+                events = self.land()
+                if command.session_id in self._held:
+                    events += (self._end(command.session_id, "stopped"),)
+                return events
         return ()
 
     def close(self) -> None:
-        """End the thread that embeds texts, if there is one."""
+        """End the engine's own threads: the one that embeds texts, those that draw noise."""
         if self._encoder is not None:
             self._encoder.shutdown(cancel_futures=True)
+        if self._ahead is not None:
+            self._ahead.close()
 
     def fail_all(self, error: str) -> tuple[EngineEvent, ...]:
         """End every session with ``error``."""
+        self._flight = None
         return tuple(self._end(session_id, "error", error) for session_id in list(self._held))
 
     def next_deadline(self, now: float) -> float | None:
         """Return when ``step`` next has work without a further command; None is never."""
+        if self._flight is not None:
+            return now
         times = [
             held.session.runnable_at() if self._prompts.ready(held.first_texts) else now + POLL_S
             for held in self._held.values()
@@ -209,18 +224,33 @@ class Engine:
         return min((at for at in times if at is not None), default=None)
 
     def step(self, now: float) -> tuple[EngineEvent, ...]:
-        """Make at most one chunk for each session of one batch."""
-        arrived = self._take_arrived()
+        """Ask for at most one chunk for each session of one batch; report what is there.
+
+        Where the device works by itself, a batch's chunks are reported by a later step, when the
+        next batch has been asked for or there is none. A first picture waits for nobody.
+        """
+        events = list(self._take_arrived())
+        if self._flight is not None and (self._flight.ready() or self._flight.opens()):
+            events += self.land()
         output = schedule(self._candidates(now), self.costs, now, self._config.max_batch)
         if output is None:
-            return arrived
+            return (*events, *self.land())
         try:
-            return (*arrived, *self._tick(output, now))
+            flight = self._launch(output, now)
         except Exception as error:
             log.exception("a tick failed for %s", ", ".join(output.session_ids))
+            events += self.land()
             reason = f"{type(error).__name__}: {error}"
-            ended = (self._end(session_id, "error", reason) for session_id in output.session_ids)
-            return (*arrived, *ended)
+            failed = [session_id for session_id in output.session_ids if session_id in self._held]
+            return (*events, *(self._end(session_id, "error", reason) for session_id in failed))
+        events += self.land()
+        self._flight = flight
+        return (*events, *(self.land() if flight.ready() else ()))
+
+    def land(self) -> tuple[EngineEvent, ...]:
+        """Wait for the chunks that are being made, if there are any, and report them."""
+        flight, self._flight = self._flight, None
+        return tuple(self._report(flight))
 
     def capacity(self) -> Capacity:
         """Return how full the engine is."""
@@ -246,95 +276,49 @@ class Engine:
         )
         return [candidate for candidate in candidates if candidate is not None]
 
-    def _tick(self, output: SchedulerOutput, now: float) -> tuple[EngineEvent, ...]:
+    def _launch(self, output: SchedulerOutput, now: float) -> Flight:
+        """Ask for the chunks of one batch; nobody waits for a device that works by itself."""
+        device, clock_s = self.model.device, self._clock()
         rows = [self._held[session_id] for session_id in output.session_ids]
-        started = self._clock()
         plans = [held.session.start_chunk(now) for held in rows]
-        if rows[0].starts_from_given(plans[0].index):
-            latents = self._given_latents(rows[0], plans[0])
-        else:
-            latents = self._new_latents(rows, plans)
-        denoise_s = self._clock() - started
-        events: list[EngineEvent] = []
+        begun = Mark(device, self._clock)
+        latents = self._maker.latents(rows, plans)
+        denoised = decoding = Mark(device, self._clock)
+        chunks = []
         for row, (held, plan) in enumerate(zip(rows, plans, strict=True)):
+            frames: PendingFrames | Exception
             try:
-                events += self._finish(held, plan, latents[row : row + 1], now, started, denoise_s)
+                frames = self._pixels.decode(held.stream, latents[row : row + 1])
             except Exception as error:
-                session_id = held.session.spec.session_id
-                log.exception("chunk %d of %s cannot be decoded", plan.index, session_id)
+                frames = error
+            decoded = self._pixels.mark(self._clock)
+            chunks.append(FlyingChunk(held, plan, frames, decoding, decoded))
+            decoding = decoded
+        return Flight(tuple(chunks), now, clock_s, begun, denoised)
+
+    def _report(self, flight: Flight | None) -> list[EngineEvent]:
+        """Wait for the chunks of a flight and report those of sessions that are still held."""
+        events: list[EngineEvent] = []
+        for chunk in () if flight is None else flight.chunks:
+            assert flight is not None
+            session, plan = chunk.held.session, chunk.plan
+            session_id = session.spec.session_id
+            if self._held.get(session_id) is not chunk.held:
+                continue
+            try:
+                if isinstance(chunk.frames, PendingFrames):
+                    chunk.frames.result()
+                now = flight.now + self._clock() - flight.clock_s
+                ready = chunk.report(now, flight.now, flight.begun.until(flight.denoised))
+                events += [*session.receipts(plan), ready]
+                if plan.last:
+                    events.append(self._end(session_id, "complete"))
+            except Exception as error:
+                log.exception(
+                    "chunk %d of %s cannot be decoded", plan.index, session_id, exc_info=error
+                )
                 events.append(self._end(session_id, "error", f"{type(error).__name__}: {error}"))
-        return tuple(events)
-
-    def _finish(
-        self,
-        held: Held,
-        plan: ChunkPlan,
-        latents: Tensor,
-        now: float,
-        started: float,
-        denoise_s: float,
-    ) -> list[EngineEvent]:
-        """Decode one row of a tick and report it."""
-        session = held.session
-        decoding = self._clock()
-        frames = held.delivered(self._pixels.decode(held.stream, latents), plan)
-        ready = self._clock()
-        slack_s = session.finish_chunk(plan, now + ready - started, held.demand.chunk_s)
-        events: list[EngineEvent] = [*session.receipts(plan)]
-        events.append(
-            ChunkReady(
-                session_id=session.spec.session_id,
-                epoch=session.spec.epoch,
-                chunk_index=plan.index,
-                first_frame=plan.first_frame,
-                num_frames=plan.frames,
-                frames=frames,
-                prompt_rev=plan.prompt.rev,
-                steps=0 if held.starts_from_given(plan.index) else plan.steps,
-                queue_ms=1000 * (now - plan.ready_since),
-                denoise_ms=1000 * denoise_s,
-                decode_ms=1000 * (ready - decoding),
-                slack_s=slack_s,
-            )
-        )
-        if plan.last:
-            events.append(self._end(session.spec.session_id, "complete"))
         return events
-
-    def _given_latents(self, held: Held, plan: ChunkPlan) -> Tensor:
-        """Encode the start image or clip and put it at the start of the stream's cache."""
-        image = held.session.spec.start_image
-        assert image is not None
-        latents = self._pixels.encode(start_frames(image, self.model.entry))
-        assert latents.shape[1] == plan.latents, (latents.shape, plan.latents)
-        self.generator.prefill(held.stream, latents, self._prompts.get(plan.prompt.mix))
-        return latents
-
-    def _new_latents(self, rows: Sequence[Held], plans: Sequence[ChunkPlan]) -> Tensor:
-        frames = plans[0].latents
-        shape = (frames, self.model.entry.transformer.out_channels, *rows[0].stream.latent_hw)
-
-        def draw(step: int) -> Tensor:
-            drawn = [
-                self._draw_noise(held.session.spec.seed, plan.index, step, shape)
-                for held, plan in zip(rows, plans, strict=True)
-            ]
-            return torch.stack(drawn).to(self.model.device)
-
-        return self.generator.chunk(
-            [held.stream for held in rows],
-            frames,
-            [self._prompts.get(plan.prompt.mix) for plan in plans],
-            [plan.prompt.changed and plan.prompt.recache is not False for plan in plans],
-            self._schedule(plans[0]),
-            draw,
-            last=all(plan.last for plan in plans),
-        )
-
-    def _schedule(self, plan: ChunkPlan) -> Schedule:
-        sampler = self.model.entry.sampler
-        own = plan.steps == len(sampler.steps)
-        return sampler.schedule(None if own else plan.steps, plan.index)
 
     @property
     def _model_id(self) -> str:
@@ -385,5 +369,4 @@ class Engine:
     def _end(self, session_id: str, reason: EndReason, error: str | None = None) -> SessionEnded:
         held = self._held.pop(session_id)
         self.generator.close(held.stream)
-        session = held.session
-        return SessionEnded(session_id, reason, session.chunk_index, session.next_frame, error)
+        return SessionEnded(session_id, reason, *held.session.made, error)

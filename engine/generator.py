@@ -125,6 +125,7 @@ class Generator:
 
     def fork(self, stream: Stream) -> Stream:
         """Return a second stream with the same past; the pages are shared until one writes."""
+        self.settle(stream)
         return replace(stream, table=stream.table.fork())
 
     def close(self, stream: Stream) -> None:
@@ -173,11 +174,7 @@ class Generator:
         Returns:
             Clean latents ``[B, frames, C, H, W]`` float32.
         """
-        for stream, prompt, changed in zip(streams, prompts, prompt_changed, strict=True):
-            self.recache(stream, prompt, changed)
-        for stream in streams:
-            stream.table.append(frames)
-        rows = [stream.table.row(frames) for stream in streams]
+        rows = self._open_chunk(streams, frames, prompts, prompt_changed)
         skip = last or not self._recache.clean_pass
         context = None if skip else self.policy.context_timestep
         if self._denoiser is not None and trace is None:
@@ -185,14 +182,7 @@ class Generator:
                 rows, streams[0].latent_hw, prompts, schedule, draw, context
             )
         else:
-            batch = ChunkBatch(
-                kv=self._view(streams[0], rows),
-                prompt=PromptKV.stack(prompts),
-                schedule=schedule,
-                draw=draw,
-                context_timestep=context,
-                guidance=self._guidance,
-            )
+            batch = self._batch(streams[0], rows, prompts, schedule, draw, context)
             latents = denoise(self._network, batch, trace)
         for row, stream in enumerate(streams):
             stream.extend(latents[row : row + 1])
@@ -204,6 +194,42 @@ class Generator:
         plan = self._recache.plan(stream, prompt_changed)
         if plan is not None:
             self._clean_pass([stream], plan.latents, [plan.row], prompt, plan.block_causal)
+
+    def settle(self, stream: Stream) -> None:
+        """Make what is still to be done for a stream's last chunk; here it never is anything."""
+
+    def _open_chunk(
+        self,
+        streams: Sequence[Stream],
+        frames: int,
+        prompts: Sequence[PromptKV],
+        prompt_changed: Sequence[bool],
+    ) -> list[RowPages]:
+        """Recache where the policy wants it, make room for the next chunk and return its rows."""
+        for stream, prompt, changed in zip(streams, prompts, prompt_changed, strict=True):
+            self.recache(stream, prompt, changed)
+        for stream in streams:
+            stream.table.append(frames)
+        return [stream.table.row(frames) for stream in streams]
+
+    def _batch(
+        self,
+        first: Stream,
+        rows: Sequence[RowPages],
+        prompts: Sequence[PromptKV],
+        schedule: Schedule,
+        draw: Draw,
+        context_timestep: float | None,
+    ) -> ChunkBatch:
+        """Join what the plain loop takes; ``first`` stands for the size of all rows."""
+        return ChunkBatch(
+            kv=self._view(first, rows),
+            prompt=PromptKV.stack(prompts),
+            schedule=schedule,
+            draw=draw,
+            context_timestep=context_timestep,
+            guidance=self._guidance,
+        )
 
     def _clean_pass(
         self,

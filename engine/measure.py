@@ -66,7 +66,7 @@ def measure_costs(
         wait()
 
     def decode() -> None:
-        pixels.decode(streams[0], latents(1, frames))
+        pixels.decode(streams[0], latents(1, frames)).result()
 
     def recache() -> None:
         generator.recache(streams[0], prompt)

@@ -6,29 +6,29 @@ alone, then the noisy frames write theirs and attend to everything, the clean fr
 included. The numbers are those of two passes, up to the rounding of larger products; what is
 saved is a pass's overhead, and a chunk's frames leave one pass earlier.
 
-Until the next chunk comes the clean pass is owed. It is made by itself where the next chunk has
-another prompt, where streams of a batch do not owe it together, and where a stream is forked.
+Until the next chunk comes the clean pass is owed, and the stream keeps the debt (``Stream.owed``).
+It is made by itself where the next chunk has another prompt or another number of frames, where
+streams of a batch do not owe it together, and where a stream is forked or its state is copied. A
+recache that rewrites the whole window takes its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.batch import ChunkBatch, Draw, OwedPass
+from engine.batch import Draw, OwedPass
 from engine.denoise import Network, Trace, denoise
 from engine.generator import Generator
-from engine.stream import Stream
+from engine.stream import Owed, Stream
 from models.kv import KVView, QKNorm
 from models.paged_kv import RowPages
 from models.sampler import Schedule
 from models.transformer import PromptKV
 
-__all__ = ["MergedKV", "MergingGenerator", "MergingNetwork", "Owed"]
+__all__ = ["MergedKV", "MergingGenerator", "MergingNetwork"]
 
 
 class MergedKV:
@@ -52,7 +52,7 @@ class MergedKV:
 
 
 class MergingNetwork:
-    """A network whose first call also makes an owed clean pass.
+    """A network whose first call, a pass with the rows' own prompts, also makes an owed clean pass.
 
     Args:
         network: the transformer.
@@ -87,30 +87,11 @@ class MergingNetwork:
         return flow[:, owed.shape[1] :]
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
-    """A clean pass that has not been made.
-
-    Attributes:
-        latents: clean, ``[1, F, C, H, W]``.
-        prompt: of the pass.
-        row: pages of the pass.
-    """
-
-    latents: Tensor
-    prompt: PromptKV
-    row: RowPages
-
-
 class MergingGenerator(Generator):
     """A ``Generator`` that makes every clean pass together with the next chunk's first one.
 
     Takes what ``Generator`` takes.
     """
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._owed: dict[int, Owed] = {}
 
     @torch.inference_mode()
     def chunk(
@@ -129,49 +110,44 @@ class MergingGenerator(Generator):
             return super().chunk(
                 streams, frames, prompts, prompt_changed, schedule, draw, last, trace
             )
-        owed = [self._owed.pop(id(stream), None) for stream in streams]
-        together = [
-            debt
-            for debt, prompt, changed in zip(owed, prompts, prompt_changed, strict=True)
-            if debt is not None and debt.prompt is prompt and not changed
-        ]
-        shapes = {debt.latents.shape for debt in together}
-        if len(together) < len(streams) or len(shapes) > 1:
-            for stream, debt in zip(streams, owed, strict=True):
-                if debt is not None:
-                    self._pay(stream, debt)
-            together = []
-        for stream, prompt, changed in zip(streams, prompts, prompt_changed, strict=True):
-            self.recache(stream, prompt, changed)
-        for stream in streams:
-            stream.table.append(frames)
-        rows = [stream.table.row(frames) for stream in streams]
-        latents = self._denoise(streams[0], rows, together, prompts, schedule, draw, trace)
+        owed = self._claim(streams, frames, prompts, prompt_changed)
+        rows = self._open_chunk(streams, frames, prompts, prompt_changed)
+        latents = self._denoise(streams[0], rows, owed, prompts, schedule, draw, trace)
         for row, stream in enumerate(streams):
             stream.extend(latents[row : row + 1])
             if not last:
-                self._owed[id(stream)] = Owed(latents[row : row + 1], prompts[row], rows[row])
+                stream.owed = Owed(latents[row : row + 1], prompts[row], rows[row])
         return latents
 
+    @torch.inference_mode()
     def settle(self, stream: Stream) -> None:
         """Make the clean pass that ``stream`` is owed, if any."""
-        debt = self._owed.pop(id(stream), None)
+        debt, stream.owed = stream.owed, None
         if debt is not None:
-            self._pay(stream, debt)
+            self._clean_pass([stream], debt.latents, [debt.row], debt.prompt)
 
-    def fork(self, stream: Stream) -> Stream:
-        """See ``Generator.fork``."""
-        self.settle(stream)
-        return super().fork(stream)
-
-    def close(self, stream: Stream) -> None:
-        """See ``Generator.close``."""
-        self._owed.pop(id(stream), None)
-        super().close(stream)
-
-    @torch.inference_mode()
-    def _pay(self, stream: Stream, debt: Owed) -> None:
-        self._clean_pass([stream], debt.latents, [debt.row], debt.prompt)
+    def _claim(
+        self,
+        streams: Sequence[Stream],
+        frames: int,
+        prompts: Sequence[PromptKV],
+        prompt_changed: Sequence[bool],
+    ) -> list[Owed]:
+        """Take over the passes that the next chunk can make, all streams' or none; make the rest."""
+        together = []
+        for stream, prompt, changed in zip(streams, prompts, prompt_changed, strict=True):
+            if changed and self._recache.rewrites_window:
+                stream.owed = None
+            debt = stream.owed
+            if debt is not None and debt.prompt is prompt and debt.latents.shape[1] == frames:
+                together.append(debt)
+        if len(together) < len(streams):
+            together = []
+            for stream in streams:
+                self.settle(stream)
+        for stream in streams:
+            stream.owed = None
+        return together
 
     def _denoise(
         self,
@@ -183,28 +159,22 @@ class MergingGenerator(Generator):
         draw: Draw,
         trace: Trace | None,
     ) -> Tensor:
+        latents = torch.cat([debt.latents for debt in owed]) if owed else None
+        timestep = self.policy.context_timestep
         if self._denoiser is not None and trace is None:
             debt = None
-            if owed:
-                latents = torch.cat([one.latents for one in owed])
-                debt = OwedPass([one.row for one in owed], latents, self.policy.context_timestep)
+            if latents is not None:
+                debt = OwedPass([debt.row for debt in owed], latents, timestep)
             return self._denoiser.chunk(rows, first.latent_hw, prompts, schedule, draw, None, debt)
         network = self._network
-        if owed:
-            latents = torch.cat([debt.latents for debt in owed])
+        if latents is not None:
             grid = self._config.grid(*first.latent_hw)
             network = MergingNetwork(
                 self._network,
                 latents,
-                self.policy.context_timestep,
+                timestep,
                 self._view(first, [debt.row for debt in owed]),
                 latents.shape[1] * grid[0] * grid[1],
             )
-        batch = ChunkBatch(
-            kv=self._view(first, rows),
-            prompt=PromptKV.stack(prompts),
-            schedule=schedule,
-            draw=draw,
-            context_timestep=None,
-        )
+        batch = self._batch(first, rows, prompts, schedule, draw, None)
         return denoise(network, batch, trace)

@@ -5,6 +5,7 @@ It runs the model's codec with each stream's own state. It does not know what a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from engine.frame_copy import FrameDecoder, Mark, PendingFrames
 from engine.stream import Stream
 from models.interface import VideoCodec
 
@@ -32,21 +34,30 @@ class Pixels:
         self._kept = kept_frames
         weight = next(codec.parameters(), None) if isinstance(codec, nn.Module) else None
         self._dtype = torch.float32 if weight is None else weight.dtype
+        # The next chunk waits for an anchor, so there is nothing to do beside it.
+        self._decoder = FrameDecoder(codec, device, self._dtype, overlap=not kept_frames)
 
-    @torch.inference_mode()
-    def decode(self, stream: Stream, latents: Tensor) -> Tensor:
-        """Decode the stream's next latents ``[1, F, C, H, W]``.
+    def decode(self, stream: Stream, latents: Tensor) -> PendingFrames:
+        """Start decoding the stream's next latents ``[1, F, C, H, W]``.
 
         Returns:
-            uint8 ``[T, H*8, W*8, 3]``, contiguous on the CPU.
+            uint8 ``[T, H*8, W*8, 3]``, contiguous on the CPU when they are ready.
         """
-        pixels, stream.decoder = self._codec.decode(latents.to(self._dtype), stream.decoder)
-        if self._kept:
-            joined = pixels if stream.pixels is None else torch.cat((stream.pixels, pixels), dim=1)
-            stream.pixels = joined[:, -self._kept :]
-            stream.anchor, _ = self._codec.encode(stream.pixels[:, :1], None)
-            stream.anchor = stream.anchor.float()
-        return to_frames(pixels[0])
+
+        def keep(pixels: Tensor) -> None:
+            if self._kept:
+                known = stream.pixels
+                joined = pixels if known is None else torch.cat((known, pixels), dim=1)
+                stream.pixels = joined[:, -self._kept :]
+                anchor, _ = self._codec.encode(stream.pixels[:, :1], None)
+                stream.anchor = anchor.float()
+
+        frames, stream.decoder = self._decoder.decode(latents, stream.decoder, keep)
+        return frames
+
+    def mark(self, clock: Callable[[], float]) -> Mark:
+        """Mark what has been asked of the decoder until now."""
+        return self._decoder.mark(clock)
 
     @torch.inference_mode()
     def encode(self, frames: npt.NDArray[np.uint8]) -> Tensor:
@@ -59,12 +70,6 @@ class Pixels:
         pixels = pixels.permute(0, 3, 1, 2)[None].to(self._dtype) / 127.5 - 1.0
         latents, _ = self._codec.encode(pixels, None)
         return latents.float()
-
-
-def to_frames(pixels: Tensor) -> Tensor:
-    """Round ``[T, 3, h, w]`` in [-1, 1] to uint8 ``[T, h, w, 3]`` on the CPU."""
-    scaled = pixels.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().cpu()
 
 
 def state_bytes(state: Any) -> int:

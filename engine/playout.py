@@ -50,7 +50,13 @@ class Playout:
         self._acked_at = 0.0
         self._origin: float | None = None  # by the clock: when frame 0 is presented
         self._paused_at: float | None = None
-        self.generated = generated
+        self.generated = generated  # frames made or being made
+        self._ready = generated  # frames made
+
+    @property
+    def ready_frames(self) -> int:
+        """Frames that are made; ``generated`` also counts those being made."""
+        return self._ready
 
     @property
     def lead_frames(self) -> int:
@@ -59,15 +65,20 @@ class Playout:
 
     def credit(self, frame: int, now: float) -> None:
         """Note that all frames up to number ``frame`` have been presented or taken."""
-        played = min(frame + 1, self.generated)
+        played = min(frame + 1, self._ready)
         if self._acked is not None and played <= self._acked:
             return
         self._acked, self._acked_at = played, now
         while self._outstanding and self._outstanding[0] <= played:
             self._outstanding.popleft()
 
+    def start(self, frames: int) -> None:
+        """Note that a chunk of ``frames`` is being made: the next one comes behind it."""
+        self.generated += frames
+        self._outstanding.append(self.generated)
+
     def made(self, frames: int, now: float, response_s: float) -> float | None:
-        """Note a finished chunk of ``frames``.
+        """Note a finished chunk of ``frames``; one that was not started before starts here.
 
         Args:
             frames: Pixel frames of the chunk.
@@ -78,15 +89,16 @@ class Playout:
             Seconds of media the viewer still had at ``now``; negative is a stall. None where
             nothing was being played.
         """
-        deadline = self.deadline()
-        self.generated += frames
+        deadline = self._runs_out(self._ready)
+        self._ready += frames
+        if self._ready > self.generated:
+            self.start(frames)
         self._responses.append(response_s)
         self._lead = self._compute_lead()
-        self._outstanding.append(self.generated)
         if not self._realtime:
             return None
         if self._origin is None:
-            self._origin = now - (self.generated - frames) / self._fps
+            self._origin = now - (self._ready - frames) / self._fps
             return None
         assert deadline is not None
         if self._acked is None:
@@ -119,11 +131,7 @@ class Playout:
 
     def deadline(self) -> float | None:
         """Return when the viewer runs out of frames; None when nothing is being played."""
-        if not self._realtime or self._origin is None:
-            return None
-        if self._acked is None:
-            return self._clock_deadline(self.generated)
-        return self._acked_at + (self.generated - self._acked) / self._fps
+        return self._runs_out(self.generated)
 
     def pause(self, now: float) -> None:
         """Stop the clock."""
@@ -145,9 +153,13 @@ class Playout:
         """Whether it stands still by request."""
         return self._paused_at is not None
 
-    def _clock_deadline(self, generated: int) -> float:
-        assert self._origin is not None
-        return self._origin + generated / self._fps
+    def _runs_out(self, frames: int) -> float | None:
+        """Return when the viewer has played ``frames``; None when nothing is being played."""
+        if not self._realtime or self._origin is None:
+            return None
+        if self._acked is None:
+            return self._origin + frames / self._fps
+        return self._acked_at + (frames - self._acked) / self._fps
 
     def _compute_lead(self) -> int:
         ordered = sorted(self._responses)

@@ -42,6 +42,11 @@ class RecacheStrategy(Protocol):
         """Whether a chunk ends with a pass that leaves its clean keys in the cache."""
         ...
 
+    @property
+    def rewrites_window(self) -> bool:
+        """Whether a changed prompt's pass writes the keys of every frame of the newest chunk."""
+        ...
+
     def plan(self, stream: Stream, prompt_changed: bool) -> RecachePass | None:
         """Plan the pass before the next chunk; None when there is none."""
         ...
@@ -59,6 +64,7 @@ class OnPromptChange:
     keep_sink: bool
     block_causal: int | None
     clean_pass: bool = True
+    rewrites_window: bool = True
 
     def plan(self, stream: Stream, prompt_changed: bool) -> RecachePass | None:
         """See ``RecacheStrategy.plan``."""
@@ -86,6 +92,7 @@ class EveryChunk:
     block_causal: int
     keep_first: bool
     clean_pass: bool = False
+    rewrites_window: bool = True
 
     def plan(self, stream: Stream, prompt_changed: bool) -> RecachePass | None:
         """See ``RecacheStrategy.plan``."""
@@ -106,6 +113,7 @@ class Never:
     """Leave the window as it is: a new prompt acts through cross-attention alone."""
 
     clean_pass: bool = True
+    rewrites_window: bool = False
 
     def plan(self, stream: Stream, prompt_changed: bool) -> RecachePass | None:
         """See ``RecacheStrategy.plan``."""

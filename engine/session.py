@@ -105,18 +105,24 @@ class Session:
         self.playout = Playout(self.pacing, spec.fps, shape.chunk_frames, expected_s)
         self.governor = StepGovernor(steps, pinned)
         self.chunk_index = 0
+        self._being_made = 0  # chunks
         self.last_run = float("-inf")
-        self._admitted = now
+        self._last_end = float("-inf")
         self._ready_floor = now  # the wait for credit ends no earlier than this
 
     @property
     def next_frame(self) -> int:
-        """Number of the first pixel frame not yet made."""
+        """Number of the first pixel frame that is neither made nor being made."""
         return self.playout.generated
 
     @property
+    def made(self) -> tuple[int, int]:
+        """Chunks and frames that are made."""
+        return self.chunk_index - self._being_made, self.playout.ready_frames
+
+    @property
     def complete(self) -> bool:
-        """Whether all frames that were asked for have been made."""
+        """Whether all frames that were asked for are made or being made."""
         wanted = self.spec.num_frames
         return wanted is not None and self.next_frame >= wanted
 
@@ -158,7 +164,7 @@ class Session:
         if self.spec.num_frames is not None:
             left = self.spec.num_frames - self.next_frame
         self.last_run = now
-        return ChunkPlan(
+        plan = ChunkPlan(
             index=self.chunk_index,
             first_frame=self.next_frame,
             latents=self.shape.latents(self.chunk_index),
@@ -168,13 +174,23 @@ class Session:
             last=self.spec.num_frames is not None and left <= frames,
             ready_since=min(ready_since, now),
         )
+        self.playout.start(plan.frames)
+        self.chunk_index += 1
+        self._being_made += 1
+        self._ready_floor = max(self._ready_floor, now)
+        return plan
 
     def finish_chunk(self, plan: ChunkPlan, now: float, cost_s: float) -> float | None:
-        """Count a finished chunk; return the viewer's slack, see ``Playout.made``."""
-        slack_s = self.playout.made(plan.frames, now, now - plan.ready_since)
+        """Count a finished chunk; return the viewer's slack, see ``Playout.made``.
+
+        A chunk that was started behind another one counts from that one's end.
+        """
+        since = max(plan.ready_since, self._last_end)
+        slack_s = self.playout.made(plan.frames, now, now - since)
         self.governor.observe(slack_s, cost_s)
-        self.chunk_index += 1
-        self._ready_floor = now
+        self._being_made -= 1
+        self._last_end = now
+        self._ready_floor = max(self._ready_floor, now)
         return slack_s
 
     def receipts(self, plan: ChunkPlan) -> tuple[EngineEvent, ...]:

@@ -55,7 +55,8 @@ class Snapshot:
     def take(
         cls, model: str, session: dict[str, Any], stream: Stream, generator: Generator
     ) -> Snapshot:
-        """Copy a stream's state; the stream goes on."""
+        """Copy a stream's state; the stream goes on. A clean pass that is owed is made first."""
+        generator.settle(stream)
         tensors = {
             name: value
             for name in ("recent", "first", "anchor", "pixels")
@@ -86,11 +87,13 @@ class Snapshot:
         device = pool.k.device
         pages_per_frame = len(stream.table.pages) // stream.table.capacity
         frames = len(self.held)
-        if stream.latent_hw != self.latent_hw or frames > stream.table.capacity:
+        # A window that has slid is full.
+        held = min(self.next_frame, stream.table.capacity)
+        if stream.latent_hw != self.latent_hw or frames != held:
             raise SnapshotError(
                 f"a snapshot of {frames} frames of {self.latent_hw} for a stream of "
                 f"{stream.table.capacity} frames of {stream.latent_hw}; restore it with the same "
-                "size and model"
+                "size, model and window"
             )
         stream.table.restore(self.held, self.next_frame)
         if "k" in self.tensors:

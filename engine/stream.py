@@ -6,13 +6,30 @@ snapshot or a fork is a copy of references.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.window import PageTable
+from models.paged_kv import RowPages
+from models.transformer import PromptKV
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A clean pass of a stream's last chunk that has not been made (``engine/merged.py``).
+
+    Attributes:
+        latents: Clean, ``[1, F, C, H, W]``.
+        prompt: Of the pass.
+        row: Pages of the pass.
+    """
+
+    latents: Tensor
+    prompt: PromptKV
+    row: RowPages
 
 
 @dataclass(slots=True)
@@ -29,6 +46,7 @@ class Stream:
         anchor: Stands in for the first frame of a recomputed context, where the policy wants one.
         decoder: State of the streaming decoder; None before the first chunk.
         pixels: Newest decoded pixel frames, kept only where the policy makes anchors of them.
+        owed: The clean pass that the next chunk is to make; None when there is none to make.
     """
 
     table: PageTable
@@ -39,7 +57,8 @@ class Stream:
     latent_frames: int = 0
     anchor: Tensor | None = None
     decoder: Any = None
-    pixels: Tensor | None = field(default=None)
+    pixels: Tensor | None = None
+    owed: Owed | None = None
 
     def extend(self, latents: Tensor) -> None:
         """Remember the clean latents ``[1, F, C, H, W]`` of a finished chunk."""

@@ -44,6 +44,10 @@ class Stepped(Protocol):
         """Return when ``step`` next has work without a further command; None is never."""
         ...
 
+    def land(self) -> tuple[EngineEvent, ...]:
+        """Wait for the chunks that are being made and report them."""
+        ...
+
     def capacity(self) -> Capacity:
         """Return how full the engine is."""
         ...
@@ -121,6 +125,7 @@ class EngineThread:
         """
 
         def take() -> bytes | None:
+            self._emit(self._engine.land())
             snapshot = self._engine.snapshot(session_id)
             return None if snapshot is None else snapshot.to_bytes()
 

@@ -6,6 +6,7 @@ operations and must give the same numbers. ``kernels/select.py`` chooses among t
 here knows of models, layers or sessions.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -66,6 +67,9 @@ class Kernels(Protocol):
 
     name: str
     capturable: bool
+
+    def with_attention(self, wrap: Callable[[PagedAttention], PagedAttention]) -> "Kernels":
+        """Return the same operations around what ``wrap`` makes of their attention."""
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """Layer norm of ``x [B, T, d]`` with weights ``[d]``."""
@@ -188,6 +192,10 @@ class TorchKernels:
         self._attend: PagedAttention = RunAttention() if attend is None else attend
         self.name = self._attend.name
         self.capturable = self._attend.capturable
+
+    def with_attention(self, wrap: Callable[[PagedAttention], PagedAttention]) -> "TorchKernels":
+        """See ``Kernels.with_attention``."""
+        return type(self)(wrap(self._attend))
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """See ``Kernels.layer_norm``."""

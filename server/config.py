@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from engine.work_policy import WorkPolicy
 from server.gateway.auth import is_loopback
 
 VARIABLE_PREFIX = "LONGTAKE_"
@@ -38,6 +39,7 @@ class Settings(BaseModel):
         codec: One of the model's codecs, such as ``wan-vae`` or ``taehv``; None is its default.
         text_device: Where the text encoder works: always on the device, on the CPU, or on the
             device for each new prompt alone.
+        policy: How the engine saves work, as ``engine.work_policy`` reads it; empty is exact.
         api_keys: Any of them opens the API; none is needed on loopback.
         allow_origins: Web origins allowed besides the server's own page.
         resume_grace_s: How long a stream without its viewer is kept.
@@ -57,6 +59,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     codec: str | None = None
     text_device: Literal["device", "cpu", "offload"] = "device"
+    policy: str = ""
     api_keys: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     resume_grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
@@ -68,6 +71,12 @@ class Settings(BaseModel):
     def _redis_scheme(cls, value: str | None) -> str | None:
         if value is not None and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
             raise ValueError("a Redis address begins with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("policy")
+    @classmethod
+    def _policy(cls, value: str) -> str:
+        WorkPolicy.parse(value)
         return value
 
     @field_validator("api_keys")
@@ -102,6 +111,7 @@ class Settings(BaseModel):
             "DTYPE": self.dtype,
             "CODEC": self.codec or "",
             "TEXT_DEVICE": self.text_device,
+            "POLICY": self.policy,
             "API_KEY": ",".join(self.api_keys),
             "ALLOW_ORIGIN": ",".join(self.allow_origins),
             "RESUME_GRACE": str(self.resume_grace_s),
@@ -129,6 +139,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="where prompts are encoded: device, cpu, or offload, which borrows "
         "the device for each new prompt (default: device)",
     )
+    add("--policy", help="less work, such as window=9,merge-clean-pass (default: the exact path)")
     add("--api-key", action="append", help="key that clients must send; may be repeated")
     add("--allow-origin", action="append", help="web origin allowed besides our own page")
     add("--resume-grace", help="seconds a stream without its viewer is kept (default: 30)")
@@ -148,7 +159,8 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     names = (
         "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "codec",
-        "text_device", "api_key", "allow_origin", "resume_grace", "max_sessions", "random_weights",
+        "text_device", "policy", "api_key", "allow_origin", "resume_grace", "max_sessions",
+        "random_weights",
     )  # fmt: skip
     values: dict[str, object] = {}
     for name in names:

@@ -75,6 +75,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--device", default="cpu", help="of the engine and of the classifier")
     add("--dtype", default="auto", help="of the engine: auto, float32 or bfloat16")
     add("--batch", type=int, default=1, help="clips the engine makes at the same time")
+    add("--policy", default="exact", help="less work, as python -m engine generate takes it")
     add("--random-weights", action="store_true", help="judge an untrained model")
     add("--quiet", action="store_true", help="no progress bars")
     add("--json", action="store_true", help="end with one line of JSON")
@@ -119,6 +120,7 @@ def evaluate(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
         options.dtype,
         options.batch,
         options.random_weights,
+        options.policy,
     )
     bench = evaluate_parts.Bench(
         classifier,
@@ -127,13 +129,16 @@ def evaluate(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
         lambda total, name: tqdm(total=total, desc=name, unit="clip", disable=options.quiet),
     )
     result: dict[str, Any] = {"suite": options.suite, "model": options.model}
+    result["policy"] = options.policy
     result["classifier"] = bench.accuracy(suite.judged)
     _say("classifier on unseen renders", result["classifier"]["mean"])
     clips = _kind(prompts, "clip", suite.clips)
     if "clips" in parts:
         sources = {str(count): replace(source, steps=count) for count in steps}
         if options.teacher:
-            teacher = replace(source, model=options.teacher, steps=options.teacher_steps)
+            teacher = replace(
+                source, model=options.teacher, steps=options.teacher_steps, policy="exact"
+            )
             sources["teacher"] = teacher
         result["adherence"] = {}
         for name, one in sources.items():

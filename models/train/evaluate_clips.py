@@ -29,6 +29,7 @@ class Source:
         dtype: Its number format, or ``auto``.
         batch: Clips made at the same time.
         random_weights: Draw weights instead of reading them.
+        policy: How the engine saves work, as its ``--policy`` takes it.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Source:
     dtype: str = "auto"
     batch: int = 1
     random_weights: bool = False
+    policy: str = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def _run(prompts: Sequence[EvalPrompt], source: Source, folder: Path) -> dict[st
     command = [sys.executable, "-m", "engine", "generate", "--json"]
     command += ["--model", source.model, "--requests", str(requests), "--out", str(folder)]
     command += ["--device", source.device, "--dtype", source.dtype, "--batch", str(source.batch)]
+    command += ["--policy", source.policy]
     if source.random_weights:
         command.append("--random-weights")
     child = subprocess.run(command, capture_output=True, text=True, check=False)

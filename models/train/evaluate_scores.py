@@ -121,6 +121,23 @@ def adherence(
     return figures
 
 
+def difference(
+    expected: Sequence[Expectation],
+    seen: Mapping[str, Sequence[str]],
+    before: Mapping[str, Sequence[str]],
+) -> Figure:
+    """Return how much the mean adherence of the same prompts' clips has changed from ``before``.
+
+    The interval comes from resampling pairs of clips, so what a prompt does to both cancels.
+    """
+    after, base = hits(expected, seen), hits(expected, before)
+    picks = np.random.default_rng(0).integers(0, len(after), (_RESAMPLES, len(after)))
+    spread = [_mean_over_attributes(after[p]) - _mean_over_attributes(base[p]) for p in picks]
+    low, high = np.nanquantile(np.array(spread), (0.025, 0.975))
+    value = _mean_over_attributes(after) - _mean_over_attributes(base)
+    return Figure(value, float(low), float(high), len(after))
+
+
 def share_of(right: Sequence[bool], mixed: Sequence[bool]) -> Figure:
     """Return the share of true values, with that of shuffled prompts beside it."""
     low, high = wilson(sum(right), len(right))

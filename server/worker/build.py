@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from engine.accelerated import generator_factory
+from engine.accelerated import prepare
 from engine.config import EngineConfig
 from engine.dtype import choose_dtype
 from engine.engine import Engine
+from engine.work_policy import WorkPolicy
 from kernels.select import Target, select
-from models.accelerate import accelerate
 from models.interface import LoadedModel
 from models.loading import load_model, locate
 from models.registry import find
@@ -109,10 +109,8 @@ def build(settings: Settings, say: Say) -> Built:
         if settings.max_sessions is not None:
             config = replace(config, max_sessions=settings.max_sessions)
         say("measuring what a chunk costs here")
-        make = None
-        if device.type == "cuda":
-            accelerate(model.transformer, kernels)
-            make = generator_factory(kernels)
+        policy = WorkPolicy.parse(settings.policy)
+        model, make = prepare(model, policy, kernels, max_steps=max_steps(model))
         engine = Engine(model, config, time.monotonic, make_generator=make)
     except (ValueError, OSError, RuntimeError) as error:
         raise CannotServe(f"{settings.model} cannot be served: {error}") from error
@@ -124,6 +122,8 @@ def build(settings: Settings, say: Say) -> Built:
         streams_fit=engine.capacity().streams_fit,
     )
     fingerprint = f"{model.entry.name}|{model.entry.codec.name}|{named}"
+    if policy.changes_picture:
+        fingerprint += f"|{policy}"
     return Built(engine, card_of(model), named, fingerprint, listing)
 
 
@@ -135,6 +135,11 @@ def _head_dim(settings: Settings) -> int:
     return entry.transformer.head_dim
 
 
+def max_steps(model: LoadedModel) -> int:
+    """Return the most denoising steps that a client may ask for."""
+    return max(16, len(model.entry.sampler.steps))
+
+
 def card_of(model: LoadedModel) -> ModelCard:
     """Return what gateways must know of a loaded model."""
     entry = model.entry
@@ -142,7 +147,7 @@ def card_of(model: LoadedModel) -> ModelCard:
         name=entry.name,
         sizes=entry.sizes,
         fps=(entry.fps,),
-        max_steps=max(16, len(entry.sampler.steps)),
+        max_steps=max_steps(model),
         chunk_frames=model.codec.frames_for(entry.cache.chunk_frames, False),
         start_image=entry.image_to_video,
         licence=entry.licence,

@@ -31,7 +31,6 @@ from engine.accelerated import generator_factory
 from engine.benchmark import Case, matmul_rate, run_case
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.noise_ahead import NoiseAhead
 from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
 from kernels.backend import Kernels, RunAttention
 from kernels.cudnn import CudnnAttention
@@ -160,7 +159,8 @@ def gpu_tests() -> dict[str, Any]:
         words += ["-n", "6"]
     except ImportError:
         pass
-    paths = ["tests/kernels", "tests/engine/test_cuda_graph.py", "tests/engine/test_frame_copy.py"]
+    paths = ["tests/kernels"]
+    paths += [f"tests/engine/test_{name}.py" for name in ("cuda_graph", "frame_copy", "flight")]
     process = subprocess.Popen(
         [*words, *paths], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -390,14 +390,12 @@ def model_items(suite: Suite, rate: float | None, measured: dict[str, Any] | Non
 def two_streams(model: LoadedModel, kernels: Kernels, seconds: float = 18.0) -> dict[str, Any]:
     """Two viewers at 16 frames a second through the engine itself, by the clock."""
     accelerate(model.transformer, kernels)
-    ahead = NoiseAhead(workers=4)
     clock = time.monotonic
     engine = Engine(
         model,
-        EngineConfig(max_sessions=2, max_jobs=0, max_batch=2, adapt_steps=False),
+        EngineConfig(max_sessions=2, max_jobs=0, max_batch=2, noise_threads=4, adapt_steps=False),
         clock,
         make_generator=generator_factory(kernels, batch_sizes=(1, 2)),
-        draw_noise=ahead,
     )
     # Graphs of the streams' windows as they fill are captured before anybody watches.
     for round_ in ("warm", "timed"):
@@ -425,7 +423,7 @@ def two_streams(model: LoadedModel, kernels: Kernels, seconds: float = 18.0) -> 
                     raise RuntimeError(event.error)
             if not events:
                 time.sleep(0.001)
-    ahead.close()
+    engine.close()
     slack = [chunk.slack_s for chunk in chunks if chunk.slack_s is not None]
     batch = statistics.median([chunk.denoise_ms for chunk in chunks])
     return {

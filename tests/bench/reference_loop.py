@@ -1,6 +1,7 @@
 """The engine against a plain loop over the reference algorithm, in one process.
 
     python -m tests.bench.reference_loop --streams 1 --runs 12 --json
+    python -m tests.bench.reference_loop --window 9 --merge-clean-pass --runs 12 --json
 
 The plain loop keeps contiguous caches and moves them when the window slides, as Self Forcing's
 code does, one stream after another. It uses the same network object, attention call, dtype,
@@ -8,26 +9,38 @@ cached prompt keys, window, sampler, noise and decoder; only the caches and the 
 sides make the same chunks in turn, run by run, so that a change of the machine's speed hits both.
 The report also says which share of the engine's tick is spent inside network and decoder, and
 which share of the machine's measured rate of matrix products its passes reach.
+
+With a policy of less work (``--window 9 --merge-clean-pass``) the engine follows it and the plain
+loop stays what it is, with the model's own window; then the frames may differ.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine import work_policy
+from engine.accelerated import EXACT, prepare
+from engine.bench import device_name
 from engine.benchmark import Case, chunk_flops, matmul_rate
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.dtype import choose_dtype
 from engine.engine import Engine
+from engine.generator import guidance_of
 from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
+from engine.work_policy import WorkPolicy
 from kernels.attention import attention
+from kernels.backend import TorchKernels
 from kernels.rope import angles, rotate, token_positions
 from models.interface import LoadedModel
 from models.kv import QKNorm
@@ -36,7 +49,7 @@ from models.noise import noise
 from models.policy import CachePolicy
 from models.random_model import random_model
 from models.registry import find
-from models.sampler import renoise, x0_from_velocity
+from models.sampler import implied_noise, renoise, x0_from_velocity
 from models.transformer import PromptKV
 
 
@@ -104,6 +117,7 @@ class PlainStream:
     def __post_init__(self) -> None:
         grid = self.model.entry.transformer.grid(*self.latent_hw)
         self.kv = ContiguousKV(self.model, self.policy, grid)
+        self.guidance = guidance_of(self.model)
 
     @torch.inference_mode()
     def run(self) -> Tensor:
@@ -115,19 +129,27 @@ class PlainStream:
         schedule = model.entry.sampler.schedule(None if own else self.steps, self.chunk)
         self.kv.begin(frames)
 
-        def velocity(latents: Tensor, timestep: float) -> Tensor:
+        def velocity(latents: Tensor, timestep: float, prompt: PromptKV) -> Tensor:
             times = torch.full(latents.shape[:2], timestep)
-            return model.transformer(latents, times, self.prompt, self.kv)
+            return model.transformer(latents, times, prompt, self.kv)
 
-        x = noise(self.seed, self.chunk, 0, shape)[None]
+        x = drawn = noise(self.seed, self.chunk, 0, shape)[None]
         clean = x
         for step, (timestep, sigma) in enumerate(
             zip(schedule.timesteps, schedule.sigmas, strict=True)
         ):
             if step > 0:
-                x = renoise(clean, noise(self.seed, self.chunk, step, shape)[None], sigma)
-            clean = x0_from_velocity(x, velocity(x, timestep), sigma)
-        velocity(clean, policy.context_timestep)
+                if schedule.fresh_noise:
+                    drawn = noise(self.seed, self.chunk, step, shape)[None]
+                x = renoise(clean, drawn, sigma)
+            flow = velocity(x, timestep, self.prompt)
+            if self.guidance is not None:
+                empty = velocity(x, timestep, self.guidance.empty)
+                flow = torch.lerp(empty, flow, self.guidance.scale)
+            clean = x0_from_velocity(x, flow, sigma)
+            if not schedule.fresh_noise:
+                drawn = implied_noise(x, flow, sigma)
+        velocity(clean, policy.context_timestep, self.prompt)
         self.chunk += 1
         weight = next(iter(model.codec.parameters()))  # type: ignore[attr-defined]
         pixels, self.decoder = model.codec.decode(clean.to(weight.dtype), self.decoder)
@@ -138,13 +160,19 @@ class PlainStream:
 class EngineStreams:
     """The engine with some streams that always have credit."""
 
-    def __init__(self, model: LoadedModel, streams: int, steps: int, batch: int) -> None:
+    def __init__(
+        self, model: LoadedModel, streams: int, steps: int, batch: int, less: WorkPolicy
+    ) -> None:
         self.inside_s = 0.0
+        if less.linear != "plain":
+            # The plain loop keeps the network as it is.
+            model = replace(model, transformer=copy.deepcopy(model.transformer))
+        model, make = prepare(model, less, TorchKernels())
         for owner, name in ((model.transformer, "forward"), (model.codec, "decode")):
             self._time(owner, name)
         costs = CostTable({1: 1.0, **({batch: 0.9 * batch} if batch > 1 else {})}, 0.0, 0.0)
         config = EngineConfig(max_sessions=streams, max_jobs=0, max_batch=batch, max_load=1e9)
-        self.engine = Engine(model, config, time.perf_counter, costs)
+        self.engine = Engine(model, config, time.perf_counter, costs, make_generator=make)
         self.streams, self.last = streams, {}
         width, height = model.entry.sizes[0]
         for seed in range(streams):
@@ -181,7 +209,9 @@ class EngineStreams:
         return chunks
 
 
-def compare(model: LoadedModel, streams: int, runs: int, batch: int, steps: int) -> dict[str, Any]:
+def compare(
+    model: LoadedModel, streams: int, runs: int, batch: int, steps: int, less: WorkPolicy = EXACT
+) -> dict[str, Any]:
     """Interleave both sides; medians of the chunks after the window is full."""
     policy = model.entry.cache
     width, height = model.entry.sizes[0]
@@ -190,7 +220,7 @@ def compare(model: LoadedModel, streams: int, runs: int, batch: int, steps: int)
     with torch.inference_mode():
         prompt = model.transformer.prompt_kv(text)
     plain = [PlainStream(model, policy, latent_hw, prompt, seed, steps) for seed in range(streams)]
-    side = EngineStreams(model, streams, steps, batch)
+    side = EngineStreams(model, streams, steps, batch, less)
     assert policy.window_frames is not None
     filling = policy.window_frames // policy.chunk_frames + 1
     engine_s, plain_s, inside, worst = [], [], [], 0
@@ -210,18 +240,29 @@ def compare(model: LoadedModel, streams: int, runs: int, batch: int, steps: int)
             engine_s.append(end - middle)
             inside.append(side.inside_s / (end - middle))
     rate = matmul_rate(model.device, model.dtype, time.perf_counter)
-    case = Case("", (width, height), policy.window_frames, policy.sink_frames, steps)
-    flops = streams * chunk_flops(model, case, policy.window_frames)
+    cache = less.cache(policy)
+    attended = cache.window_frames
+    assert attended is not None, "the model has a window"
+    if less.keep_pages is not None:
+        attended = cache.sink_frames + less.keep_pages + cache.chunk_frames
+    case = Case("", (width, height), attended, cache.sink_frames, steps)
+    flops = streams * chunk_flops(model, case, attended)
     made = streams * model.codec.frames_for(policy.chunk_frames, False)
     ratios = [b / a for a, b in zip(engine_s, plain_s, strict=True)]
     return {
         "model": model.entry.name,
+        "device": device_name(model.device),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "policy": str(less),
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "streams": streams,
         "batch": batch,
-        "window_frames": policy.window_frames,
-        "sink_frames": policy.sink_frames,
+        "window_frames": cache.window_frames,
+        "sink_frames": cache.sink_frames,
+        "plain_window_frames": policy.window_frames,
+        "guided": model.entry.sampler.guidance != 1,
         "steps": steps,
         "runs": runs,
         "engine_frames_per_s": round(made / statistics.median(engine_s), 2),
@@ -235,28 +276,36 @@ def compare(model: LoadedModel, streams: int, runs: int, batch: int, steps: int)
     }
 
 
-def main() -> int:
+def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="longtake-tiny")
     parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1, help="streams in one forward pass")
     parser.add_argument("--runs", type=int, default=12)
-    parser.add_argument("--window", type=int, help="of both sides; the model's own when absent")
+    parser.add_argument("--both-windows", type=int, help="instead of the model's own window")
+    work_policy.add_flags(parser)
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     device = torch.device("cpu")
     dtype = getattr(torch, options.dtype, None) or choose_dtype(device, time.perf_counter)
-    if options.random_weights:
-        model = random_model(find(options.model), device=device, dtype=dtype)
-    else:
-        model = load_model(options.model, device=device, dtype=dtype)
-    if options.window is not None:
-        cache = replace(model.entry.cache, window_frames=options.window)
-        model = replace(model, entry=replace(model.entry, cache=cache))
+    try:
+        less = work_policy.from_flags(options)
+        if options.random_weights:
+            model = random_model(find(options.model), device=device, dtype=dtype)
+        else:
+            model = load_model(options.model, device=device, dtype=dtype)
+        if options.both_windows is not None:
+            cache = replace(model.entry.cache, window_frames=options.both_windows)
+            model = replace(model, entry=replace(model.entry, cache=cache))
+        less.cache(model.entry.cache)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     steps = len(model.entry.sampler.steps)
-    result = compare(model, options.streams, options.runs, options.batch, steps)
+    result = compare(model, options.streams, options.runs, options.batch, steps, less)
+    result["weights"] = "random" if options.random_weights else "trained"
     if options.json:
         print(json.dumps(result))
     else:
@@ -266,4 +315,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,18 +1,26 @@
-"""Make the README's tables of speed from the files in ``tests/bench/results``.
+"""Make the README's tables of measurements from the files in ``tests/bench/results``.
 
     python -m tests.bench.table
+    python -m tests.bench.table --write README.md
 
-Reads reports of ``python -m engine bench --json`` and of the device suite and prints Markdown. A
-number that is not in a file is not in the table.
+Reads the JSON of ``python -m engine bench``, of the device suite, of ``tests.bench.reference_loop``,
+``tests.bench.policies`` and ``tests.bench.policy_adherence``, and prints a Markdown section for
+each kind; with ``--write`` it puts them between the marks of a document. A number that is not in a
+file is not in a table.
 """
 
 import argparse
 import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-HEAD = (
+DECODERS = {"none": "none", "Taehv": "TAEHV", "taehv": "TAEHV", "WanVae": "Wan VAE",
+            "wan-vae": "Wan VAE"}  # fmt: skip
+SPEED = (
     "device",
     "model",
     "window (latent frames)",
@@ -24,25 +32,34 @@ HEAD = (
     "TFLOP/s",
     "share of matmul rate",
 )
-DECODERS = {"none": "none", "Taehv": "TAEHV", "taehv": "TAEHV", "WanVae": "Wan VAE",
-            "wan-vae": "Wan VAE"}  # fmt: skip
+LOOPS = (
+    "device",
+    "model",
+    "policy",
+    "window (engine, plain loop)",
+    "streams",
+    "engine, frames/s",
+    "plain loop, frames/s",
+    "engine / plain loop",
+)
+VECTORS = ("policy", "as text", "relative RMS", "largest difference")
+ADHERENCE = ("policy", "adherence", "change, points", "clips", "made on")
+
+Report = dict[str, Any]
+Row = tuple[str, ...]
 
 
-def rows_of(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Turn one report into rows of the table."""
+def speed_rows(report: Report) -> list[Row]:
+    """Turn a report of the engine's benchmark or of the device suite into rows."""
     if "rows" in report:
-        device = f"{report['device']} ({report['date']})"
-        if report.get("threads"):
-            device += f", {report['threads']} threads"
-        return [_row(device, report["model"], row) for row in report["rows"]]
-    environment = report["environment"]["result"]
-    device = f"{environment['device']} ({environment['date']})"
+        return [_speed(_device(report), report["model"], row) for row in report["rows"]]
     results = (item["result"] for item in report.values())
     measured = [row for row in results if isinstance(row, dict) and "pass_ms" in row]
-    return [_row(device, "1.3B, 832x480", row) for row in measured]
+    device = _device(report["environment"]["result"])
+    return [_speed(device, "1.3B, 832x480", row) for row in measured]
 
 
-def _row(device: str, model: str, row: dict[str, Any]) -> tuple[str, ...]:
+def _speed(device: str, model: str, row: Report) -> Row:
     window = f"{row['window_frames']}, {row['sink_frames']} sink"
     if row["window"] != "full":
         window += ", growing"
@@ -51,6 +68,8 @@ def _row(device: str, model: str, row: dict[str, Any]) -> tuple[str, ...]:
         notes.append("FP8 linears")
     if row.get("clean_pass") == "merged":
         notes.append("clean pass merged")
+    if row.get("keep_pages") is not None:
+        notes.append(f"best {row['keep_pages']} older pages")
     return (
         device,
         f"{model}, {row['steps']} steps, {', '.join(notes)}",
@@ -65,21 +84,116 @@ def _row(device: str, model: str, row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def table(folder: Path) -> str:
-    """Return the Markdown table of all reports in ``folder``."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
-    for file in sorted(folder.glob("*.json")):
-        report = json.loads(file.read_text())
-        if isinstance(report, dict) and ("rows" in report or "environment" in report):
-            lines += ["| " + " | ".join(row) + " |" for row in rows_of(report)]
-    return "\n".join(lines)
+def loop_rows(report: Report) -> list[Row]:
+    """Turn a report of the reference loop into a row."""
+    guided = "guided " if report["guided"] else ""
+    return [
+        (
+            _device(report),
+            f"{report['model']}, {report['steps']} {guided}steps, {report['dtype']}",
+            report["policy"],
+            f"{report['window_frames']}, {report['plain_window_frames']}",
+            str(report["streams"]),
+            f"{report['engine_frames_per_s']:.1f}",
+            f"{report['plain_frames_per_s']:.1f}",
+            f"{report['engine_over_plain']:.2f}",
+        )
+    ]
 
 
-def main() -> None:
+def vector_rows(report: Report) -> list[Row]:
+    """Turn a report of the policies on the reference's vectors into rows."""
+    return [
+        (row["policy"], row["as_text"], f"{row['relative_rms']:.2g}", f"{row['largest']:.2g}")
+        for row in report["policies"]
+    ]
+
+
+def adherence_rows(report: Report) -> list[Row]:
+    """Turn a report of the policies on the evaluator into rows; the first one is the exact path."""
+    rows = []
+    for row in report["policies"]:
+        mean, change = row["adherence"], row["difference"]
+        points = [f"{100 * change[name]:+.1f}" for name in ("value", "low", "high")]
+        rows.append(
+            (
+                row["policy"],
+                f"{mean['value']:.1%} [{mean['low']:.1%}, {mean['high']:.1%}]",
+                f"{points[0]} [{points[1]}, {points[2]}]" if rows else "",
+                str(report["clips"]),
+                f"{_device(report)}, {report['model']}, {report['dtype']}",
+            )
+        )
+    return rows
+
+
+def _device(report: Report) -> str:
+    name = f"{report['device']} ({report['date']})"
+    return f"{name}, {report['threads']} threads" if report.get("threads") else name
+
+
+def _kind(report: Any) -> str:
+    """Say which section a file belongs to; empty for none."""
+    if not isinstance(report, dict):
+        return ""
+    if "environment" in report:
+        return "gpu"
+    if "rows" in report:
+        return "cpu" if report.get("threads") else "gpu"
+    if "engine_over_plain" in report:
+        return "loop"
+    if "policies" in report:
+        return "vectors" if "vectors" in report else "adherence"
+    return ""
+
+
+SECTIONS: dict[str, tuple[Row, Callable[[Report], list[Row]], str]] = {
+    "cpu": (SPEED, speed_rows, "No engine on a CPU is in the files yet."),
+    "gpu": (SPEED, speed_rows, "No GPU has been measured yet."),
+    "loop": (LOOPS, loop_rows, "No comparison with the plain loop is in the files yet."),
+    "vectors": (VECTORS, vector_rows, "No policy is in the files yet."),
+    "adherence": (ADHERENCE, adherence_rows, "No policy has been judged yet."),
+}
+"""By name: the table's head, what makes its rows of a file, and what is said without a file."""
+
+
+def section(name: str, folder: Path) -> str:
+    """Return one section's Markdown: a table of all its files, or a sentence."""
+    head, rows_of, nothing = SECTIONS[name]
+    reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    rows = [row for report in reports if _kind(report) == name for row in rows_of(report)]
+    if not rows:
+        return nothing
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+MARKS = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(\n<!-- end of table -->)", re.DOTALL)
+
+
+def sections_in(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the name and the content of every marked section of a document."""
+    for found in MARKS.finditer(text):
+        yield found[2], found[3].strip("\n")
+
+
+def rewritten(text: str, folder: Path) -> str:
+    """Return a document with its marked sections as the files make them."""
+    return MARKS.sub(lambda m: f"{m[1]}\n{section(m[2], folder)}\n{m[4]}", text)
+
+
+def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    print(table(parser.parse_args().results))
+    parser.add_argument("--write", type=Path, help="document whose marked sections to replace")
+    options = parser.parse_args(words)
+    if options.write is not None:
+        options.write.write_text(rewritten(options.write.read_text(), options.results))
+        return 0
+    for name in SECTIONS:
+        print(f"{name}:\n\n{section(name, options.results)}\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

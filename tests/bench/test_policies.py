@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.policies import CASE, POLICIES, measure
+from tests.bench.policies import CASE, ROWS, measure
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-BY_NAME = {policy.name: policy for policy in POLICIES}
+BY_NAME = {row.name: row for row in ROWS}
 
 
 @pytest.mark.parametrize(

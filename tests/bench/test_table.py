@@ -1,25 +1,75 @@
-"""The tables of speed say what the result files say."""
+"""The tables of measurements say what the result files say."""
 
 import json
 from pathlib import Path
 
-from tests.bench.table import RESULTS, table
+import pytest
+
+from tests.bench.table import RESULTS, SECTIONS, main, rewritten, section, sections_in
+from tests.documents import read
 
 ROW = {
     "case": "12-frame window", "kernels": "cudnn", "window_frames": 12, "sink_frames": 3,
     "window": "full", "steps": 4, "batch": 2, "captured": True, "decoder": "taehv",
     "dtype": "bfloat16", "frames_per_s": 41.26, "pass_ms": 38.04, "denoise_tflops": 612.3,
-    "share_of_matmul_rate": 0.78, "clean_pass": "merged", "linear": "fp8",
+    "share_of_matmul_rate": 0.78, "clean_pass": "merged", "linear": "fp8", "keep_pages": 4,
+}  # fmt: skip
+BENCH = {"model": "m", "device": "d", "date": "2026-11-20", "threads": None, "rows": [ROW]}
+LOOP = {
+    "model": "m", "device": "d", "date": "2026-11-20", "threads": 2, "policy": "window=9",
+    "guided": True, "steps": 4, "dtype": "float32", "window_frames": 9, "plain_window_frames": 12,
+    "streams": 1, "engine_frames_per_s": 26.04, "plain_frames_per_s": 20.0,
+    "engine_over_plain": 1.302,
+}  # fmt: skip
+FIGURE = {"value": 0.9, "low": 0.875, "high": 0.925, "n": 64, "shuffled": 0.3}
+CHANGE = {"value": -0.0051, "low": -0.02, "high": 0.01, "n": 64, "shuffled": None}
+JUDGED = {
+    "model": "m", "device": "d", "date": "2026-11-20", "dtype": "float32", "clips": 64,
+    "policies": [
+        {"policy": "exact", "adherence": FIGURE, "difference": CHANGE},
+        {"policy": "window=9", "adherence": FIGURE, "difference": CHANGE},
+    ],
+}  # fmt: skip
+EXPECTED = {
+    "gpu": "| d (2026-11-20) | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass merged, best 4 "
+    "older pages | 12, 3 sink | TAEHV | 2 | captured | 41.3 | 38.0 | 612.3 | 78% |",
+    "cpu": "| d (2026-11-20), 2 threads | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass "
+    "merged, best 4 older pages | 12, 3 sink | TAEHV | 2 | captured | 41.3 | 38.0 | 612.3 | 78% |",
+    "loop": "| d (2026-11-20), 2 threads | m, 4 guided steps, float32 | window=9 | 9, 12 | 1 | 26.0 "
+    "| 20.0 | 1.30 |",
+    "vectors": "| shorter | window=5 | 0.027 | 0.23 |",
+    "adherence": "| window=9 | 90.0% [87.5%, 92.5%] | -0.5 [-2.0, +1.0] | 64 | d (2026-11-20), m, "
+    "float32 |",
+}
+VECTORS = {
+    "vectors": "v", "date": "2026-11-20",
+    "policies": [
+        {"policy": "shorter", "as_text": "window=5", "relative_rms": 0.0274, "largest": 0.233}
+    ],
 }  # fmt: skip
 
 
-def test_a_row_of_a_report_is_a_row_of_the_table(tmp_path: Path) -> None:
-    report = {"model": "m", "device": "d", "date": "2026-11-20", "threads": None, "rows": [ROW]}
-    (tmp_path / "a.json").write_text(json.dumps(report))
-    assert table(tmp_path).splitlines()[-1] == (
-        "| d (2026-11-20) | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass merged | 12, 3 sink "
-        "| TAEHV | 2 | captured | 41.3 | 38.0 | 612.3 | 78% |"
-    )
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    files = (BENCH, {**BENCH, "threads": 2}, LOOP, JUDGED, VECTORS)
+    for number, report in enumerate(files):
+        (tmp_path / f"{number}.json").write_text(json.dumps(report))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_last_row_of_a_report_is_the_last_row_of_its_table(name: str, results: Path) -> None:
+    assert section(name, results).splitlines()[-1] == EXPECTED[name]
+
+
+def test_the_exact_path_has_no_change(results: Path) -> None:
+    exact = section("adherence", results).splitlines()[2]
+    assert exact == "| exact | 90.0% [87.5%, 92.5%] |  | 64 | d (2026-11-20), m, float32 |"
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_without_a_file_a_sentence_says_so(name: str, tmp_path: Path) -> None:
+    assert section(name, tmp_path).endswith("yet.")
 
 
 def test_items_of_the_device_suite_that_failed_are_left_out(tmp_path: Path) -> None:
@@ -29,11 +79,30 @@ def test_items_of_the_device_suite_that_failed_are_left_out(tmp_path: Path) -> N
         "fp8": {"took_s": 1.0, "result": {"error": "out of memory"}},
     }
     (tmp_path / "b.json").write_text(json.dumps(suite))
-    lines = table(tmp_path).splitlines()
+    lines = section("gpu", tmp_path).splitlines()
     assert len(lines) == 3
     assert "NVIDIA H200 (2026-11-20)" in lines[2]
     assert "12, 3 sink, growing" in lines[2]
 
 
-def test_every_result_file_can_be_read() -> None:
-    assert table(RESULTS).startswith("| device |")
+def test_a_document_s_sections_are_replaced_and_the_rest_stays(results: Path) -> None:
+    before = "a\n<!-- table: loop -->\n\nold\n\n<!-- end of table -->\nb\n"
+    after = rewritten(before, results)
+    assert dict(sections_in(after)) == {"loop": section("loop", results)}
+    assert (after[:2], after[-3:]) == ("a\n", "\nb\n")
+    assert rewritten(after, results) == after
+
+
+def test_the_readme_s_tables_are_those_of_the_files() -> None:
+    found = dict(sections_in(read("README.md").text))
+    assert set(found) == set(SECTIONS)
+    for name, content in found.items():
+        assert content == section(name, RESULTS), (
+            "run python -m tests.bench.table --write README.md"
+        )
+
+
+def test_every_section_is_printed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--results", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert all(row in out for row in EXPECTED.values())

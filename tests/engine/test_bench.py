@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.bench import main, shrunk
-from engine.benchmark import Case, chunk_flops, pass_flops
+from engine.benchmark import Case, chunk_flops, chunk_passes, pass_flops
 from models.random_model import random_model
 from models.registry import WAN_1_3B, WAN_14B, find
 
@@ -29,6 +29,16 @@ def test_a_chunk_is_its_steps_and_the_clean_pass() -> None:
     case = Case("", (160, 96), 12, 3, 4)
     one = pass_flops(entry.transformer, 180, 720)
     assert chunk_flops(model, case, 12) == pytest.approx(5 * one)
+
+
+def test_a_guided_step_is_two_passes() -> None:
+    entry = shrunk(find("longlive-1.3b"))
+    guided = replace(entry, sampler=replace(entry.sampler, guidance=2.5))
+    assert chunk_passes(entry.sampler, 4) == 5
+    assert chunk_passes(guided.sampler, 4) == 9
+    case = Case("", (160, 96), 12, 3, 4)
+    plain, twice = (chunk_flops(random_model(one), case, 12) for one in (entry, guided))
+    assert twice == pytest.approx(9 / 5 * plain)
 
 
 def test_one_line_of_json_has_a_row_for_every_batch_and_decoder(

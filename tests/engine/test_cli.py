@@ -69,6 +69,31 @@ def test_many_clips_come_from_one_file_of_requests(tiny, tmp_path, capsys):
     assert len(tiny) == 1
 
 
+def test_a_policy_of_less_work_reaches_the_engine_and_is_said(tiny, tmp_path, capsys):
+    frames = []
+    for words in (["--merge-clean-pass"], ["--policy", "window=6,merge-clean-pass"]):
+        out = tmp_path / f"{len(words)}.npz"
+        status, said = run(capsys, "--prompt", "a", "--steps", 2, "--out", out, *words)
+        assert status == 0
+        frames.append(np.load(out)["frames"])
+    assert said["policy"] == "window=6,merge-clean-pass"
+    assert not np.array_equal(*frames)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--window", 4], "it must hold both, so at least 6"),
+        (["--policy", "window=9", "--merge-clean-pass"], "a policy is said once"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_one_sentence(tiny, tmp_path, capsys, words, error):
+    status, said = run(capsys, "--prompt", "a", "--out", tmp_path / "x.npz", *words)
+    assert status == 2
+    assert error in said
+    assert said.count("\n") == 1
+
+
 def test_a_clip_is_the_same_whoever_else_is_made_with_it(tiny, tmp_path, capsys):
     path = tmp_path / "requests.jsonl"
     path.write_text('{"prompt": "a", "seed": 1}\n{"prompt": "b", "seed": 2}\n')

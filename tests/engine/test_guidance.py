@@ -47,7 +47,7 @@ def run(guidance: Guidance | None) -> tuple[torch.Tensor, list[tuple[float, floa
 
 def test_every_step_has_two_passes_and_the_clean_pass_one():
     _, calls = run(Guidance(2.0, prompt_of(1.0, 1)))
-    assert calls == [(1000, 1), (1000, 3), (500, 1), (500, 3), (0, 3)]
+    assert calls == [(1000, 3), (1000, 1), (500, 3), (500, 1), (0, 3)]
 
 
 def test_the_velocity_goes_beyond_the_prompt_s_by_the_scale():

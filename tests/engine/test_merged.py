@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from engine.batch import Guidance
 from engine.generator import Generator
 from engine.merged import MergingGenerator
 from models.config import TransformerConfig
 from models.paged_kv import KVPool
-from models.policy import CachePolicy, RopeMode
+from models.policy import CachePolicy, Recache, RopeMode
 from models.sampler import Sampler
 from models.transformer import CausalWan, PromptKV
 
@@ -50,9 +51,11 @@ def prompts(network: CausalWan) -> list[PromptKV]:
     return [network.prompt_kv(torch.randn(1, 5, 16, generator=generator)) for _ in range(2)]
 
 
-def generator_of(kind: type[Generator], network: Any, policy: CachePolicy) -> Generator:
+def generator_of(
+    kind: type[Generator], network: Any, policy: CachePolicy, guidance: Guidance | None = None
+) -> Generator:
     pool = KVPool(2, 24, 6, 2, 16, torch.float32, "cpu")
-    return kind(network, CONFIG, policy, pool)
+    return kind(network, CONFIG, policy, pool, guidance=guidance)
 
 
 def draw_of(chunk: int, rows: int) -> Any:
@@ -63,9 +66,15 @@ def draw_of(chunk: int, rows: int) -> Any:
     return draw
 
 
-def roll(kind: type[Generator], network: Any, policy: CachePolicy, events: Any) -> torch.Tensor:
+def roll(
+    kind: type[Generator],
+    network: Any,
+    policy: CachePolicy,
+    events: Any,
+    guidance: Guidance | None = None,
+) -> torch.Tensor:
     """Two streams through chunks; ``events`` gives (streams, prompt, changed) of each."""
-    generator = generator_of(kind, network, policy)
+    generator = generator_of(kind, network, policy, guidance)
     streams = [generator.open(LATENT_HW) for _ in range(2)]
     texts = prompts(network.network if isinstance(network, Counting) else network)
     out = []
@@ -86,17 +95,19 @@ SWITCH = [*ALONE[:4], ((0,), 1, True), *[((0,), 1, False)] * 3]
 SWITCH_WITHOUT_RECACHE = [*ALONE[:4], *[((0,), 1, False)] * 3]
 
 
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
 @pytest.mark.parametrize("rope", ["absolute", "window"])
 @pytest.mark.parametrize(
     "events", [ALONE, TOGETHER, MIXED, SWITCH, SWITCH_WITHOUT_RECACHE],
     ids=["alone", "together", "mixed", "switch", "switch without recache"],
 )  # fmt: skip
 def test_latents_are_those_of_separate_passes(
-    network: CausalWan, rope: RopeMode, events: Any
+    network: CausalWan, rope: RopeMode, events: Any, guided: bool
 ) -> None:
     policy = replace(POLICY, rope=rope)
-    expected = roll(Generator, network, policy, events)
-    actual = roll(MergingGenerator, network, policy, events)
+    guidance = Guidance(2.5, prompts(network)[1]) if guided else None
+    expected = roll(Generator, network, policy, events, guidance)
+    actual = roll(MergingGenerator, network, policy, events, guidance)
     torch.testing.assert_close(actual, expected, atol=5e-5, rtol=1e-4)
 
 
@@ -104,6 +115,27 @@ def test_a_chunk_is_one_pass_fewer(network: CausalWan) -> None:
     counting = Counting(network)
     roll(MergingGenerator, counting, POLICY, ALONE[:3])
     assert counting.frames == [2, 2, 4, 2, 4, 2]
+
+
+def test_a_guided_chunk_is_one_pass_fewer(network: CausalWan) -> None:
+    counting = Counting(network)
+    guidance = Guidance(2.0, prompts(network)[1])
+    roll(MergingGenerator, counting, POLICY, ALONE[:2], guidance)
+    assert counting.frames == [2, 2, 2, 2, 4, 2, 2, 2]
+
+
+@pytest.mark.parametrize("keep_sink", [True, False])
+@pytest.mark.parametrize("recache", ["bidirectional", "block_causal"])
+def test_a_recache_takes_the_owed_pass_s_place(
+    network: CausalWan, recache: Recache, keep_sink: bool
+) -> None:
+    policy = replace(POLICY, recache=recache, keep_sink_on_recache=keep_sink)
+    expected = roll(Generator, network, policy, SWITCH)
+    counting = Counting(network)
+    actual = roll(MergingGenerator, counting, policy, SWITCH)
+    torch.testing.assert_close(actual, expected, atol=5e-5, rtol=1e-4)
+    # Four chunks, the window's five frames at once, the chunk of the switch.
+    assert counting.frames[:11] == [2, 2, 4, 2, 4, 2, 4, 2, 5, 2, 2]
 
 
 @torch.inference_mode()

@@ -174,3 +174,14 @@ def test_pinned_steps_are_never_changed():
     for _ in range(20):
         governor.observe(-1.0, 0.2)
     assert governor.steps == 4
+
+
+def test_a_chunk_that_is_being_made_takes_credit_and_gives_the_viewer_nothing_yet():
+    playout = Playout("realtime", 16.0, 12, 0.2)
+    playout.made(9, 0.0, 0.2)
+    playout.credit(3, 0.1)
+    playout.start(12)
+    assert (playout.generated, playout.ready_frames) == (21, 9)
+    playout.credit(20, 0.1)  # nobody has seen what is not there
+    assert playout.made(12, 0.3, 0.2) == pytest.approx(-0.2)
+    assert (playout.generated, playout.ready_frames) == (21, 21)

@@ -73,6 +73,9 @@ class FakeEngine:
     def snapshot(self, session_id: str) -> Snapshot | None:
         return None
 
+    def land(self) -> tuple[EngineEvent, ...]:
+        return ()
+
     def admit(self, spec: StreamSpec, now: float, snapshot: Snapshot | None = None) -> Admission:
         if spec.start_image is not None and spec.kind == "live":
             return Refused("not_supported", "no start image here", "image")

@@ -1,6 +1,7 @@
 """The evaluator's command line and the engine it drives."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import torch
 from PIL import Image
 
 from engine.requests import read_requests
-from models.train import evaluate
+from models.train import evaluate, evaluate_clips
 from models.train.classifier import AttributeClassifier
 from models.train.evaluate_clips import Clip, parse_seeds, request, with_seeds
 from models.train.evaluate_parts import _rendered_switch
 from models.train.evaluate_sheet import Row, evenly, write_sheet
 from models.train.prompts import load_prompts
-from models.train.run_folder import save_weights
+from models.train.run_folder import TrainingError, save_weights
 
 
 @pytest.fixture
@@ -80,6 +81,20 @@ def test_a_sheet_shows_rows_of_frames(tmp_path):
     with Image.open(tmp_path / "a" / "sheet.png") as sheet:
         assert sheet.width == 3 * 19 + 3
         assert sheet.getpixel((sheet.width - 8, 20)) == (255, 255, 255)
+
+
+def test_the_engine_is_told_the_policy(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "error: enough")
+
+    monkeypatch.setattr(evaluate_clips.subprocess, "run", run)
+    source = evaluate_clips.Source("m", policy="window=9,merge-clean-pass")
+    with pytest.raises(TrainingError, match="enough"):
+        list(evaluate_clips.generate(load_prompts()[:1], source, tmp_path))
+    assert commands[0][commands[0].index("--policy") + 1] == "window=9,merge-clean-pass"
 
 
 @pytest.mark.slow

@@ -1,0 +1,163 @@
+"""Less work for the same frames: which savings an engine uses, as one frozen value.
+
+The default is the exact path. Merging the clean pass (``engine/merged.py``) gives the same frames
+up to rounding; a shorter window, sparse pages (``kernels/sparse.py``) and FP8 linears
+(``kernels/fp8.py``) change the picture, by how much is in ``tests/bench/results``. As text a policy
+is ``window=9,merge-clean-pass,keep-pages=3,linear=fp8``. No tensor and no model is touched here, so
+a process without torch can read one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from models.policy import CachePolicy
+
+__all__ = ["Linear", "WorkPolicy", "add_flags", "from_flags"]
+
+Linear = Literal["plain", "fp8"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkPolicy:
+    """What is saved.
+
+    Attributes:
+        window: Latent frames attended, sink and chunk included; None is the model's own.
+        sink: Of the window, never evicted; None is the model's own.
+        merge_clean_pass: Make a chunk's clean pass inside the next chunk's first pass.
+        keep_pages: Older pages each layer attends to, besides sink and chunk; None is all.
+        linear: Number format of the blocks' linear layers.
+    """
+
+    window: int | None = None
+    sink: int | None = None
+    merge_clean_pass: bool = False
+    keep_pages: int | None = None
+    linear: Linear = "plain"
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("window", self.window, 1),
+            ("sink", self.sink, 0),
+            ("keep-pages", self.keep_pages, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(
+                    f"policy {name}={value}; it is a whole number of at least {least}; "
+                    "leave it out for the exact path"
+                )
+        if self.linear not in get_args(Linear):
+            raise ValueError(
+                f"policy linear={self.linear}; known are {', '.join(get_args(Linear))}; choose one"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> WorkPolicy:
+        """Read a policy's text; an empty one, and ``exact``, is the exact path.
+
+        Raises:
+            ValueError: It names something unknown, something twice, or a value that cannot be.
+        """
+        policy, seen = cls(), set()
+        for word in text.split(",") if text not in ("", "exact") else ():
+            name, equals, value = word.strip().partition("=")
+            if name in seen:
+                raise ValueError(f"policy {text!r} names {name} twice; name it once")
+            seen.add(name)
+            if name == "merge-clean-pass" and not equals:
+                policy = replace(policy, merge_clean_pass=True)
+            elif name == "linear" and equals:
+                policy = replace(policy, linear=value)  # type: ignore[arg-type]
+            elif name in ("window", "sink", "keep-pages") and value.isdigit():
+                policy = replace(policy, **{name.replace("-", "_"): int(value)})  # type: ignore[arg-type]
+            else:
+                raise ValueError(
+                    f"policy {text!r} has {word.strip()!r}; allowed are window=N, sink=N, "
+                    "merge-clean-pass, keep-pages=N and linear=fp8, separated by commas"
+                )
+        return policy
+
+    def __str__(self) -> str:
+        words = [
+            "" if self.window is None else f"window={self.window}",
+            "" if self.sink is None else f"sink={self.sink}",
+            "merge-clean-pass" if self.merge_clean_pass else "",
+            "" if self.keep_pages is None else f"keep-pages={self.keep_pages}",
+            "" if self.linear == "plain" else f"linear={self.linear}",
+        ]
+        return ",".join(word for word in words if word) or "exact"
+
+    @property
+    def changes_picture(self) -> bool:
+        """Whether frames differ from the exact path's by more than rounding."""
+        return replace(self, merge_clean_pass=False) != WorkPolicy()
+
+    def cache(self, own: CachePolicy) -> CachePolicy:
+        """Return a model's cache policy under this one.
+
+        Raises:
+            ValueError: The two do not go together.
+        """
+        window = own.window_frames if self.window is None else self.window
+        sink = own.sink_frames if self.sink is None else self.sink
+        if window is not None and window < sink + own.chunk_frames:
+            raise ValueError(
+                f"policy {self}: a window of {window} latent frames with {sink} sink frames and "
+                f"chunks of {own.chunk_frames}; it must hold both, so at least "
+                f"{sink + own.chunk_frames}; enlarge the window or give a smaller sink"
+            )
+        if self.merge_clean_pass and own.recache == "every_chunk":
+            raise ValueError(
+                f"policy {self}: this model rebuilds its context before every chunk and has no "
+                "clean pass to merge; leave merge-clean-pass out"
+            )
+        if self.keep_pages is not None and window is not None:
+            older = window - sink - own.chunk_frames
+            if self.keep_pages >= older:
+                raise ValueError(
+                    f"policy {self}: a window of {window} latent frames has {older} besides its "
+                    f"{sink} sink frames and the chunk's {own.chunk_frames}, so keeping "
+                    f"{self.keep_pages} leaves nothing out; "
+                    + (f"keep 1 to {older - 1}" if older > 1 else "leave keep-pages out")
+                )
+        return replace(own, window_frames=window, sink_frames=sink)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that ``from_flags`` reads."""
+    add = parser.add_argument
+    add(
+        "--policy",
+        help="less work, as one text, such as window=9,merge-clean-pass (default: exact)",
+    )
+    add("--window", type=int, help="latent frames attended; the model's own when absent")
+    add("--sink", type=int, help="of the window; the model's own when absent")
+    add("--merge-clean-pass", action="store_true", help="in the next chunk's first pass")
+    add("--keep-pages", type=int, help="best older pages attended to; all when absent")
+    add("--linear", choices=get_args(Linear), default="plain", help="format of linear layers")
+
+
+def from_flags(options: argparse.Namespace) -> WorkPolicy:
+    """Return the policy that a command line asks for.
+
+    Raises:
+        ValueError: It cannot be, or it is said both as one text and by single flags.
+    """
+    single = WorkPolicy(
+        options.window,
+        options.sink,
+        options.merge_clean_pass,
+        options.keep_pages,
+        options.linear,
+    )
+    if options.policy is None:
+        return single
+    if single != WorkPolicy():
+        raise ValueError(
+            f"--policy {options.policy} and flags that say {single}; a policy is said once; "
+            "put all of it into --policy"
+        )
+    return WorkPolicy.parse(options.policy)

@@ -1,0 +1,239 @@
+"""Chunks that a device makes by itself: asked for, reported later, the same in every way."""
+
+import itertools
+import time
+
+import pytest
+import torch
+
+from engine.config import EngineConfig
+from engine.cost_table import CostTable
+from engine.engine import Engine
+from engine.frame_copy import Mark, PendingFrames
+from engine.snapshot import Snapshot
+from engine.thread import EngineThread
+from engine.types import (
+    Admitted,
+    ChunkReady,
+    Credit,
+    Pause,
+    PromptApplied,
+    PromptPart,
+    PromptQueued,
+    PromptUpdate,
+    SessionEnded,
+    SessionPaused,
+    Stop,
+    StreamSpec,
+    UpdatePrompt,
+)
+from models.policy import CachePolicy
+from models.random_model import random_model
+from tests.fakes import tiny_test_entry
+from tests.fakes_engine import memory_for
+from tests.kernels.triton_modules import gpu
+
+POLICY = CachePolicy(6, 1, "window", recache="bidirectional")
+COSTS = CostTable({1: 0.01, 2: 0.012}, 0.001, 0.01)
+
+
+class Later(PendingFrames):
+    """Frames of a device that works by itself: not there until somebody waits for them."""
+
+    def __init__(self, inner: PendingFrames, log: list[str]) -> None:
+        super().__init__(inner.result(), None)
+        self._log = log
+
+    def ready(self) -> bool:
+        return "waited" in self.__dict__
+
+    def result(self) -> torch.Tensor:
+        if not self.ready():
+            self.waited = True
+            self._log.append("waited")
+        return super().result()
+
+
+def engine_of(log=None, **config):
+    """An engine; with ``log`` its frames come later, and what happens is written there."""
+    model = random_model(tiny_test_entry(sizes=((64, 32),), cache=POLICY), 0)
+    ticks = itertools.count().__next__
+    memory = memory_for(model, 2)
+    engine = Engine(
+        model, EngineConfig(max_batch=2, **config), lambda: ticks() / 100, COSTS, memory
+    )  # fmt: skip
+    if log is not None:
+        decode = engine._pixels.decode
+
+        def later(stream, latents):
+            log.append("asked")
+            return Later(decode(stream, latents), log)
+
+        engine._pixels.decode = later
+    return engine
+
+
+def spec(name="s", seed=3, frames=9 + 12 * 4, pacing="asap"):
+    parts = (PromptPart("a red ball"),)
+    return StreamSpec(name, parts, seed, 64, 32, 16.0, frames, 2, "live", pacing)
+
+
+def run(engine, names, until=40, hook=lambda step: ()):
+    """Step until every stream has ended; chunks are taken when they come."""
+    events = []
+    for step in range(until):
+        events += hook(step)
+        now = engine._clock()
+        new = engine.step(now)
+        events += new
+        for event in new:
+            if isinstance(event, ChunkReady):
+                last = event.first_frame + event.num_frames - 1
+                engine.apply(Credit(event.session_id, last), now)
+        if sum(isinstance(event, SessionEnded) for event in events) == len(names):
+            break
+    return events
+
+
+def shown(events, name="s"):
+    chunks = [e for e in events if isinstance(e, ChunkReady) and e.session_id == name]
+    return [chunk.chunk_index for chunk in chunks], torch.cat([chunk.frames for chunk in chunks])
+
+
+@pytest.mark.parametrize("names", [("s",), ("s", "t")])
+def test_frames_and_receipts_are_those_of_a_device_that_is_waited_for(names):
+    results = []
+    for log in (None, []):
+        engine = engine_of(log)
+        for seed, name in enumerate(names):
+            assert isinstance(engine.admit(spec(name, seed), 0.0), Admitted)
+
+        def change(step, engine=engine):
+            update = PromptUpdate("e", (PromptPart("a blue box"),))
+            return engine.apply(UpdatePrompt("s", update), 0.0) if step == 2 else ()
+
+        results.append((engine, run(engine, names, hook=change)))
+    for name in names:
+        (order, frames), (later_order, later) = (shown(events, name) for _, events in results)
+        assert order == later_order == [0, 1, 2, 3, 4]
+        # The change may fall on another chunk: the second engine is a chunk further on.
+        assert torch.equal(frames[:9], later[:9])
+    for engine, events in results:
+        (queued,) = [event for event in events if isinstance(event, PromptQueued)]
+        (at,) = [index for index, e in enumerate(events) if isinstance(e, PromptApplied)]
+        shows = next(e for e in events[at:] if isinstance(e, ChunkReady) and e.session_id == "s")
+        assert shows.chunk_index == events[at].chunk_index >= queued.chunk_index
+        assert shows.prompt_rev == 1
+        ended = [event for event in events if isinstance(event, SessionEnded)]
+        assert [(e.reason, e.chunks, e.frames) for e in ended] == [("complete", 5, 57)] * len(names)
+        assert engine.capacity().pages_in_use == 0
+
+
+def test_without_a_change_every_frame_is_the_same() -> None:
+    frames = []
+    for log in (None, []):
+        engine = engine_of(log)
+        engine.admit(spec(), 0.0)
+        frames.append(shown(run(engine, ["s"]))[1])
+    assert torch.equal(*frames)
+
+
+def test_a_chunk_is_waited_for_after_the_next_one_was_asked_for_but_the_first_at_once() -> None:
+    log: list[str] = []
+    engine = engine_of(log)
+    engine.admit(spec(), 0.0)
+    run(engine, ["s"])
+    assert log == [
+        *("asked", "waited"),  # a first picture
+        *("asked", "asked", "waited", "asked", "waited", "asked", "waited", "waited"),
+    ]
+
+
+def test_a_pause_and_a_stop_come_behind_the_chunk_that_is_being_made() -> None:
+    for command, kind in ((Pause("s"), SessionPaused), (Stop("s"), SessionEnded)):
+        engine = engine_of([])
+        engine.admit(spec(), 0.0)
+        for now in (0.0, 1.0):
+            engine.step(now)
+        assert engine.next_deadline(3.0) == 3.0
+        chunk, last = engine.apply(command, 3.0)
+        assert isinstance(chunk, ChunkReady)
+        assert isinstance(last, kind)
+        made = chunk.first_frame + chunk.num_frames
+        assert made == (last.frame if isinstance(last, SessionPaused) else last.frames)
+
+
+def test_a_state_is_taken_behind_the_chunk_that_is_being_made() -> None:
+    seen = []
+    engine = engine_of([])
+    engine.admit(spec(pacing="realtime"), 0.0)
+    thread = EngineThread(engine, seen.append)
+    for now in (0.0, 1.0):
+        seen += engine.step(now)
+    thread.start()
+    data = thread.snapshot("s").result(timeout=30)
+    thread.stop()
+    state = Snapshot.from_bytes(data).session
+    chunks = [event for event in seen if isinstance(event, ChunkReady)]
+    assert state["frames"] <= sum(chunk.num_frames for chunk in chunks)
+    assert [chunk.chunk_index for chunk in chunks] == list(range(len(chunks)))
+
+
+def test_a_chunk_that_cannot_be_decoded_ends_its_stream_alone() -> None:
+    engine = engine_of([])
+    decode, calls = engine._pixels.decode, itertools.count()
+
+    def broken(stream, latents):
+        if next(calls) == 2:
+            raise RuntimeError("no decoder today")
+        return decode(stream, latents)
+
+    engine._pixels.decode = broken
+    for name in ("s", "t"):
+        engine.admit(spec(name), 0.0)
+    events = run(engine, ("s", "t"))
+    ended = {event.session_id: event for event in events if isinstance(event, SessionEnded)}
+    assert sorted(event.reason for event in ended.values()) == ["complete", "error"]
+    (error,) = [event.error for event in ended.values() if event.error]
+    assert error == "RuntimeError: no decoder today"
+    assert engine.capacity().pages_in_use == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_noise_drawn_ahead_changes_no_frame(threads: int) -> None:
+    frames = []
+    for count in (0, threads):
+        engine = engine_of(noise_threads=count)
+        engine.admit(spec(), 0.0)
+        frames.append(shown(run(engine, ["s"]))[1])
+        engine.close()
+    assert torch.equal(*frames)
+
+
+def test_on_a_cpu_noise_is_drawn_on_the_spot_unless_asked_otherwise() -> None:
+    assert engine_of()._ahead is None
+    engine = engine_of(noise_threads=2)
+    assert engine._ahead is not None
+    engine.close()
+
+
+@gpu
+def test_on_a_gpu_frames_are_those_of_an_engine_that_waits_for_each() -> None:
+    entry = tiny_test_entry(sizes=((64, 32),), cache=POLICY)
+    model = random_model(entry, 0, device=torch.device("cuda"))
+    frames = []
+    for waits in (False, True):
+        engine = Engine(model, EngineConfig(max_batch=2), time.monotonic, COSTS)
+        for name in ("s", "t"):
+            engine.admit(spec(name), time.monotonic())
+        hook = (lambda step, engine=engine: engine.land()) if waits else (lambda step: ())
+        events = run(engine, ("s", "t"), until=400, hook=hook)
+        frames.append(torch.cat([shown(events, name)[1] for name in ("s", "t")]))
+        engine.close()
+    assert torch.equal(*frames)
+
+
+def test_a_mark_on_a_cpu_is_the_clock() -> None:
+    times = iter((1.0, 3.5))
+    marks = [Mark(torch.device("cpu"), times.__next__) for _ in range(2)]
+    assert marks[0].until(marks[1]) == 2.5

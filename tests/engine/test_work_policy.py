@@ -1,0 +1,91 @@
+"""A policy of less work is read, written and refused in words."""
+
+import argparse
+
+import pytest
+
+from engine.work_policy import WorkPolicy, add_flags, from_flags
+from models.policy import CachePolicy
+
+OWN = CachePolicy(window_frames=12, sink_frames=3, rope="window")
+
+
+def flags(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "exact",
+        "window=9",
+        "sink=0,merge-clean-pass",
+        "window=9,sink=3,merge-clean-pass,keep-pages=2,linear=fp8",
+    ],
+)
+def test_text_and_value_are_one_another(text: str) -> None:
+    assert str(WorkPolicy.parse(text)) == text
+    assert from_flags(flags("--policy", text)) == WorkPolicy.parse(text)
+
+
+def test_nothing_said_is_the_exact_path() -> None:
+    assert WorkPolicy.parse("") == from_flags(flags()) == WorkPolicy()
+    assert WorkPolicy().cache(OWN) == OWN
+
+
+def test_single_flags_say_the_same_as_the_text() -> None:
+    words = "--window 9 --sink 2 --merge-clean-pass --keep-pages 3 --linear fp8"
+    expected = "window=9,sink=2,merge-clean-pass,keep-pages=3,linear=fp8"
+    assert str(from_flags(flags(*words.split()))) == expected
+
+
+def test_a_window_and_a_sink_take_the_place_of_the_model_s() -> None:
+    cache = WorkPolicy.parse("window=9,sink=1").cache(OWN)
+    assert (cache.window_frames, cache.sink_frames, cache.rope) == (9, 1, "window")
+
+
+def test_only_merging_leaves_the_picture_as_it_is() -> None:
+    assert not WorkPolicy.parse("merge-clean-pass").changes_picture
+    for text in ("window=9", "sink=0", "keep-pages=2", "linear=fp8,merge-clean-pass"):
+        assert WorkPolicy.parse(text).changes_picture
+
+
+@pytest.mark.parametrize(
+    ("text", "seen", "do"),
+    [
+        ("window=nine", "'window=nine'", "allowed are window=N"),
+        ("faster", "'faster'", "allowed are window=N"),
+        ("merge-clean-pass=1", "'merge-clean-pass=1'", "allowed are"),
+        ("window=9,window=6", "window twice", "name it once"),
+        ("linear=int4", "linear=int4", "plain, fp8"),
+        ("keep-pages=0", "keep-pages=0", "at least 1"),
+    ],
+)
+def test_a_text_that_cannot_be_is_one_sentence(text: str, seen: str, do: str) -> None:
+    with pytest.raises(ValueError, match=do) as refused:
+        WorkPolicy.parse(text)
+    assert seen in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "recache", "said"),
+    [
+        ("window=5", "none", "at least 6; enlarge the window"),
+        ("window=6,keep-pages=1", "none", "has 0 besides .* leave keep-pages out"),
+        ("keep-pages=6", "none", "keep 1 to 5"),
+        ("merge-clean-pass", "every_chunk", "no clean pass to merge; leave merge-clean-pass out"),
+    ],
+)
+def test_a_model_that_does_not_go_with_it_is_one_sentence(
+    text: str, recache: str, said: str
+) -> None:
+    own = CachePolicy(window_frames=12, sink_frames=3, recache=recache)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=said):
+        WorkPolicy.parse(text).cache(own)
+
+
+def test_a_policy_said_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="a policy is said once"):
+        from_flags(flags("--policy", "window=9", "--merge-clean-pass"))

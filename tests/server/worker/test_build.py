@@ -1,0 +1,44 @@
+"""The engine that settings ask for."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.merged import MergingGenerator
+from server.config import Settings
+from server.worker.build import Built, CannotServe, build
+from tests.server.small_model import write_small_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(tmp_path_factory.mktemp("models") / "small")
+
+
+def built(folder: Path, policy: str) -> Built:
+    settings = Settings(
+        model=str(folder), device="cpu", dtype="float32", data_dir=folder / "data", policy=policy
+    )
+    return build(settings, lambda line: None)
+
+
+def test_the_policy_reaches_the_engine(folder: Path) -> None:
+    exact, less = built(folder, ""), built(folder, "window=9,merge-clean-pass")
+    assert exact.engine.memory.extent_pages == 12
+    assert less.engine.memory.extent_pages == 9
+    assert isinstance(less.engine.generator, MergingGenerator)
+    # A job that began with the other window starts over: its picture would jump.
+    assert less.fingerprint == f"{exact.fingerprint}|window=9,merge-clean-pass"
+    exact.engine.close()
+    less.engine.close()
+
+
+def test_merging_alone_lets_jobs_go_on_anywhere(folder: Path) -> None:
+    merged = built(folder, "merge-clean-pass")
+    assert "merge" not in merged.fingerprint
+    merged.engine.close()
+
+
+def test_a_policy_the_model_cannot_follow_is_one_sentence(folder: Path) -> None:
+    with pytest.raises(CannotServe, match="it must hold both, so at least 6; enlarge the window"):
+        built(folder, "window=4")
