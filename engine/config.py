@@ -30,6 +30,7 @@ class EngineConfig:
         encode_ahead: Embed texts on a thread of their own, so that a large text encoder stops no
             stream; a change then takes effect when its text is ready. None: if it is large.
         adapt_steps: Lower the steps of streams whose viewers stall.
+        devices: That share every stream, each with its part of the heads.
     """
 
     max_sessions: int = 16
@@ -41,6 +42,7 @@ class EngineConfig:
     prompt_bytes: int = 256 << 20
     encode_ahead: bool | None = None
     adapt_steps: bool = True
+    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,10 @@ def plan_memory(model: LoadedModel, config: EngineConfig, free_bytes: int) -> Me
                 f"has {tokens} tokens and a page must divide it; change page_tokens"
             )
     frames = model.entry.cache.window_frames or UNBOUNDED_WINDOW_FRAMES
+    # On the CPU all devices' parts lie in the same memory, which is that of one device.
+    heads = network.num_heads // (1 if model.device.type == "cpu" else config.devices)
     page_bytes = KVPool.page_bytes(
-        network.num_layers, page_tokens, network.num_heads, network.head_dim, model.dtype
+        network.num_layers, page_tokens, heads, network.head_dim, model.dtype
     )
     extent = frames * frame_tokens[0] // page_tokens
     width, height = sizes[0]

@@ -61,6 +61,8 @@ from models.sampler import Schedule
 
 log = logging.getLogger(__name__)
 
+MakePool = Callable[[int, int, int, int, int, torch.dtype, torch.device], KVPool]
+
 SMALL_TEXT_DIM = 1024
 """Text encoders up to this width take milliseconds and run between two ticks."""
 
@@ -79,6 +81,7 @@ class Engine:
         memory: Instead of looking at the device's free memory.
         make_generator: Builds the generator over the pool, where a device has a faster one.
         draw_noise: Noise of a place in a stream, perhaps drawn ahead (``engine.noise_ahead``).
+        make_pool: Takes the arguments of ``KVPool``; makes the memory of keys and values.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Engine:
         memory: MemoryPlan | None = None,
         make_generator: Callable[[LoadedModel, KVPool], Generator] | None = None,
         draw_noise: DrawNoise = noise,
+        make_pool: MakePool = KVPool,
     ) -> None:
         self.model = model
         self._draw_noise = draw_noise
@@ -97,7 +101,7 @@ class Engine:
         self._clock = clock
         entry, sizes = model.entry, model.entry.transformer
         self.memory = memory or plan_memory(model, config, free_memory(model.device))
-        pool = KVPool(
+        pool = make_pool(
             sizes.num_layers,
             self.memory.pages,
             self.memory.page_tokens,
