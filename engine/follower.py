@@ -81,6 +81,7 @@ def _follow(team: Team, device: torch.device) -> None:
         shape.dtype,
         device,
     )
+    team.wait_for_all()
     follow(network, pool, team, kernels)
 
 

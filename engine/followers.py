@@ -83,6 +83,7 @@ class Followers:
         self._kernels: Kernels | None = None
         self._team: Team | None = None
         self._closing, self._noticed = threading.Event(), threading.Event()
+        self._once = threading.Lock()
 
     @classmethod
     def start(
@@ -149,7 +150,9 @@ class Followers:
         sizes = (layers, pages, page_tokens, heads, head_dim, dtype)
         with self._team.in_step():
             self._team.announce(PoolShape(*sizes))
-        return SpreadPool(self._team, *sizes, device)
+            pool = SpreadPool(self._team, *sizes, device)
+            self._team.wait_for_all()
+        return pool
 
     def make_generator(self, model: LoadedModel, pool: KVPool) -> Generator:
         """Build the generator over all devices; chunks run eagerly, see ``engine.parallel``."""
@@ -221,20 +224,23 @@ class Followers:
 
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         status = process.wait()
-        if self._closing.is_set() or self._noticed.is_set():
-            return
-        self._noticed.set()
-        how = f"with status {status}"
-        if status < 0:
-            how = f"by {signal.Signals(-status).name}"
-        self._report(
-            f"tensor device {rank} of {self._devices} is lost, its process ended {how}; its part "
-            "of every stream is gone; start again"
-        )
+        how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
+        if not self._closing.is_set():
+            self._lost(
+                f"tensor device {rank} of {self._devices} is lost, its process ended {how}; its "
+                "part of every stream is gone; start again"
+            )
 
     def _out_of_step(self, error: Exception) -> None:
-        if self._noticed.wait(NOTICE_S):
-            return
-        self._noticed.set()
-        reason = " ".join(str(error).split())
-        self._report(f"{self._devices} tensor devices are out of step ({reason}); start again")
+        """Explain a failed exchange by the end of a process, if there was one."""
+        if not self._noticed.wait(NOTICE_S):
+            reason = " ".join(str(error).split())
+            self._lost(f"{self._devices} tensor devices are out of step ({reason}); start again")
+
+    def _lost(self, sentence: str) -> None:
+        with self._once:
+            if self._noticed.is_set():
+                return
+            self._noticed.set()
+            self._folder.cleanup()
+            self._report(sentence)

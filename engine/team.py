@@ -23,7 +23,8 @@ from torch import Tensor
 __all__ = ["EXCHANGE_S", "Team", "meet"]
 
 MEETING_S = 300.0
-"""How long the processes wait for one another at the start, each having torch to load."""
+"""How long the processes wait for one another at the start, each having torch to load and memory
+to take."""
 EXCHANGE_S = 120.0
 """How long an exchange of tensors may take. All devices do equal work: who waits so long waits
 for one that hangs."""
@@ -59,6 +60,10 @@ class Team:
         heard: list[object] = [None]
         dist.broadcast_object_list(heard, src=0, group=self.control)
         return heard[0]
+
+    def wait_for_all(self) -> None:
+        """Wait until every device has come so far, with whatever it has to prepare."""
+        dist.barrier()
 
     def share(self, value: Tensor) -> Tensor:
         """Give every device the values of device 0; elsewhere ``value`` is overwritten."""
@@ -117,9 +122,11 @@ def meet(
         world_size=devices,
         timeout=timedelta(seconds=MEETING_S),
     )
-    control = dist.new_group(backend="gloo", timeout=IDLE)
+    exchange = timedelta(seconds=exchange_s)
+    # Who announces waits until it is heard; who hears waits for as long as nothing is to be done.
+    control = dist.new_group(backend="gloo", timeout=exchange if rank == 0 else IDLE)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    data = dist.new_group(backend=backend, timeout=timedelta(seconds=exchange_s))
+    data = dist.new_group(backend=backend, timeout=exchange)
     return Team(rank, devices, control, data)
 
 

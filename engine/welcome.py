@@ -75,6 +75,7 @@ class PoolShape:
 
 def share_weights(team: Team, network: CausalWan) -> None:
     """Give device 0's weights to all; to be called by all, on networks of one config and dtype."""
+    team.wait_for_all()
     with torch.no_grad():
         for tensor in network.state_dict().values():
             # As bytes: not every backend knows every dtype.

@@ -38,6 +38,8 @@ class Settings(BaseModel):
         codec: One of the model's codecs, such as ``wan-vae`` or ``taehv``; None is its default.
         text_device: Where the text encoder works: always on the device, on the CPU, or on the
             device for each new prompt alone.
+        tensor_devices: Devices that share every stream, from ``device`` on; the model's heads and
+            sizes say which numbers are possible.
         api_keys: Any of them opens the API; none is needed on loopback.
         allow_origins: Web origins allowed besides the server's own page.
         resume_grace_s: How long a stream without its viewer is kept.
@@ -57,6 +59,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     codec: str | None = None
     text_device: Literal["device", "cpu", "offload"] = "device"
+    tensor_devices: Annotated[int, Field(ge=1, le=64)] = 1
     api_keys: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     resume_grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
@@ -102,6 +105,7 @@ class Settings(BaseModel):
             "DTYPE": self.dtype,
             "CODEC": self.codec or "",
             "TEXT_DEVICE": self.text_device,
+            "TENSOR_DEVICES": str(self.tensor_devices),
             "API_KEY": ",".join(self.api_keys),
             "ALLOW_ORIGIN": ",".join(self.allow_origins),
             "RESUME_GRACE": str(self.resume_grace_s),
@@ -129,6 +133,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="where prompts are encoded: device, cpu, or offload, which borrows "
         "the device for each new prompt (default: device)",
     )
+    add("--tensor-devices", help="devices that share every stream, from --device on (default: 1)")
     add("--api-key", action="append", help="key that clients must send; may be repeated")
     add("--allow-origin", action="append", help="web origin allowed besides our own page")
     add("--resume-grace", help="seconds a stream without its viewer is kept (default: 30)")
@@ -148,7 +153,8 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     names = (
         "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "codec",
-        "text_device", "api_key", "allow_origin", "resume_grace", "max_sessions", "random_weights",
+        "text_device", "tensor_devices", "api_key", "allow_origin", "resume_grace", "max_sessions",
+        "random_weights",
     )  # fmt: skip
     values: dict[str, object] = {}
     for name in names:

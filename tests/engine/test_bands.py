@@ -43,7 +43,7 @@ def test_a_number_of_devices_that_a_model_does_not_allow_is_refused_with_those_i
     for devices in (0, 5, 12, 24):
         with pytest.raises(ValueError, match=rf"^{devices} tensor devices; .* 12 heads .* 832x480"):
             check_devices(wan, devices)
-    with pytest.raises(ValueError, match="choose 1, 2, 3, 4 or 6$"):
+    with pytest.raises(ValueError, match=r"choose 1, 2, 3, 4 or 6$"):
         check_devices(wan, 5)
 
 
