@@ -1,17 +1,13 @@
-"""``python -m engine.follower``: the process of a device other than the first.
+"""What the process of a device other than the first does, from its start to its end.
 
 ``engine/followers.py`` starts it. It gets the network's sizes and weights from device 0, then does
-what that announces. It lives as long as the process that started it: Linux ends it when that one
-dies, however it dies; elsewhere the broken connection does.
+what that announces.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,13 +24,10 @@ from models.transformer import CausalWan
 
 __all__ = ["main"]
 
-_PR_SET_PDEATHSIG = 1
 
-
-def main(words: Sequence[str]) -> int:
-    """Follow to the end; return the exit status."""
-    place = Place.from_text(words[0])
-    _end_with(place.parent)
+def main(text: str) -> int:
+    """Follow to the end, from the ``Place`` in ``text``; return the exit status."""
+    place = Place.from_text(text)
     # Whoever stops a server may signal all its processes; this one ends when device 0 is done.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
@@ -83,16 +76,3 @@ def _follow(team: Team, device: torch.device) -> None:
     )
     team.wait_for_all()
     follow(network, pool, team, kernels)
-
-
-def _end_with(parent: int) -> None:
-    """Ask Linux to end this process when the thread that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # The parent may have died before Linux was asked; then no signal ever comes.
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

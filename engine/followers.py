@@ -125,7 +125,6 @@ class Followers:
                     str(places[rank]),
                     followers._folder.name,
                     threads,
-                    os.getpid(),
                     exchange_s,
                 )
                 followers._spawn(place)
@@ -201,7 +200,7 @@ class Followers:
     def _spawn(self, place: Place) -> None:
         """Start one process, in a session of its own: Ctrl-C reaches this process alone."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine.follower", place.to_text()],
+            [sys.executable, "-m", "engine.follower_process", str(os.getpid()), place.to_text()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

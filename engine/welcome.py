@@ -24,7 +24,6 @@ class Place:
         device: where it computes.
         folder: where the processes meet.
         threads: of its CPU work.
-        parent: process that started it.
         exchange_s: longest time for an exchange of tensors.
     """
 
@@ -33,7 +32,6 @@ class Place:
     device: str
     folder: str
     threads: int
-    parent: int
     exchange_s: float
 
     def to_text(self) -> str:

@@ -28,7 +28,7 @@ from tests.server.small_model import write_small_model
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
 
-def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
