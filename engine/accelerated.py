@@ -20,7 +20,7 @@ from models.paged_kv import KVPool, PagedKV, RowPages
 from models.planned_kv import PlannedKV, plan_rows
 from models.policy import RopeMode
 
-__all__ = ["EXACT", "MakeGenerator", "generator_factory", "planned_view", "prepare"]
+__all__ = ["EXACT", "MakeGenerator", "generator_factory", "planned_view", "prepare", "under"]
 
 MakeGenerator = Callable[[LoadedModel, KVPool], Generator]
 
@@ -41,12 +41,20 @@ def prepare(
     Raises:
         ValueError: model and policy do not go together.
     """
-    entry = replace(model.entry, cache=policy.cache(model.entry.cache))
     cuda = model.device.type == "cuda"
     if cuda or policy.linear != "plain":
         accelerate(model.transformer, kernels, policy.linear, join=cuda)
     make = generator_factory(kernels, policy=policy, max_steps=max_steps)
-    return replace(model, entry=entry), make
+    return under(model, policy), make
+
+
+def under(model: LoadedModel, policy: WorkPolicy) -> LoadedModel:
+    """Return the model with the window that a policy asks for.
+
+    Raises:
+        ValueError: model and policy do not go together.
+    """
+    return replace(model, entry=replace(model.entry, cache=policy.cache(model.entry.cache)))
 
 
 def generator_factory(

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,14 +22,18 @@ import torch
 from PIL import Image
 
 from engine import bench, work_policy
-from engine.accelerated import prepare
+from engine.accelerated import prepare, under
+from engine.bands import check_devices
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.dtype import choose_dtype
 from engine.engine import Engine
+from engine.followers import Followers, devices_from
 from engine.requests import ClipRequest, check_names, parse_switch, read_requests
 from engine.types import Admitted, ChunkReady, Credit, PromptApplied, SessionEnded, Wait
+from engine.work_policy import WorkPolicy
 from kernels.backend import TorchKernels
+from models.interface import LoadedModel
 from models.loading import load_model
 from models.text_host import TextPlacement
 
@@ -85,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--png", action="store_true", help="write PNG files instead of .npz into the folder")
     add("--batch", type=int, default=1, help="clips made at the same time")
     add("--device", default="cpu")
+    add(
+        "--tensor-devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that share every clip, each with a process of its own; from --device on",
+    )
     add("--dtype", choices=("auto", *DTYPES), default="auto")
     add("--cache-dir", type=Path, help="where fetched weights are")
     add(
@@ -133,7 +145,11 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
 
 def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> dict[str, Any]:
     policy = work_policy.from_flags(options)
-    device = torch.device(options.device)
+    device, devices = torch.device(options.device), options.tensor_devices
+    if devices < 1:
+        raise ValueError(f"--tensor-devices {devices}; it must be at least 1")
+    policy.check_devices(devices)
+    devices_from(device, devices)
     dtype = DTYPES.get(options.dtype) or choose_dtype(device, time.monotonic)
     model = load_model(
         options.model,
@@ -144,24 +160,23 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
         text_placement=options.text_device,
         random_weights=options.random_weights,
     )
-    model, make = prepare(model, policy, TorchKernels())
-    config = EngineConfig(max_sessions=1, max_jobs=options.batch, max_batch=options.batch)
-    # Clips run in one batch of the size asked for: there is nothing to measure.
-    costs = CostTable({1: 1.0, options.batch: 1.0}, 0.0, 0.0)
-    engine = Engine(model, config, time.monotonic, costs, make_generator=make)
+    check_devices(model.entry, devices)
     single = options.requests is None and options.out.suffix == ".npz"
     folder = options.out.parent if single else options.out
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    clips = [
-        _write(folder, request, frames, applied, options.png and not single)
-        for request, frames, applied in run_all(engine, requests)
-    ]
-    seconds = time.monotonic() - started
+    with ExitStack() as stack:
+        engine = _engine(model, policy, options.batch, devices, stack)
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        clips = [
+            _write(folder, request, frames, applied, options.png and not single)
+            for request, frames, applied in run_all(engine, requests)
+        ]
+        seconds = time.monotonic() - started
     total = sum(clip["frames"] for clip in clips)
     return {
         "model": model.entry.name,
         "device": str(device),
+        "tensor_devices": devices,
         "dtype": str(dtype).removeprefix("torch."),
         "policy": str(policy),
         "fps": model.entry.fps,
@@ -170,6 +185,28 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
         "seconds": round(seconds, 3),
         "frames_per_second": round(total / seconds, 2),
     }
+
+
+def _engine(
+    model: LoadedModel, policy: WorkPolicy, batch: int, devices: int, stack: ExitStack
+) -> Engine:
+    """Build the engine; ``stack`` ends the processes of other devices."""
+    config = EngineConfig(max_sessions=1, max_jobs=batch, max_batch=batch, devices=devices)
+    # Clips run in one batch of the size asked for: there is nothing to measure.
+    costs = CostTable({1: 1.0, batch: 1.0}, 0.0, 0.0)
+    if devices == 1:
+        model, make = prepare(model, policy, TorchKernels())
+        return Engine(model, config, time.monotonic, costs, make_generator=make)
+    model = under(model, policy)
+    others = stack.enter_context(Followers.start(model, devices))
+    return Engine(
+        model,
+        config,
+        time.monotonic,
+        costs,
+        make_generator=others.make_generator,
+        make_pool=others.make_pool,
+    )
 
 
 def run_all(

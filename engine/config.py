@@ -32,6 +32,7 @@ class EngineConfig:
         noise_threads: Threads that draw noise before it is needed; 0 draws it on the spot. None: 2
             beside a GPU, whose host has time; on a CPU they would only take it from the network.
         adapt_steps: Lower the steps of streams whose viewers stall.
+        devices: That share every stream, each with its part of the heads.
     """
 
     max_sessions: int = 16
@@ -44,6 +45,7 @@ class EngineConfig:
     encode_ahead: bool | None = None
     noise_threads: int | None = None
     adapt_steps: bool = True
+    devices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,10 @@ def plan_memory(model: LoadedModel, config: EngineConfig, free_bytes: int) -> Me
                 f"has {tokens} tokens and a page must divide it; change page_tokens"
             )
     frames = model.entry.cache.window_frames or UNBOUNDED_WINDOW_FRAMES
+    # On the CPU all devices' parts lie in the same memory, which is that of one device.
+    heads = network.num_heads // (1 if model.device.type == "cpu" else config.devices)
     page_bytes = KVPool.page_bytes(
-        network.num_layers, page_tokens, network.num_heads, network.head_dim, model.dtype
+        network.num_layers, page_tokens, heads, network.head_dim, model.dtype
     )
     extent = frames * frame_tokens[0] // page_tokens
     width, height = sizes[0]

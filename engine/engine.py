@@ -13,6 +13,8 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
+
 from engine.admission import Demand
 from engine.chunk_maker import ChunkMaker
 from engine.config import EngineConfig, MemoryPlan, free_memory, plan_memory
@@ -59,6 +61,8 @@ from models.paged_kv import KVPool
 
 log = logging.getLogger(__name__)
 
+MakePool = Callable[[int, int, int, int, int, torch.dtype, torch.device], KVPool]
+
 SMALL_TEXT_DIM = 1024
 """Text encoders up to this width take milliseconds and run between two ticks."""
 
@@ -76,6 +80,7 @@ class Engine:
         costs: Instead of measuring at start-up.
         memory: Instead of looking at the device's free memory.
         make_generator: Builds the generator over the pool, where a device has a faster one.
+        make_pool: Takes the arguments of ``KVPool``; makes the memory of keys and values.
     """
 
     def __init__(
@@ -86,13 +91,14 @@ class Engine:
         costs: CostTable | None = None,
         memory: MemoryPlan | None = None,
         make_generator: Callable[[LoadedModel, KVPool], Generator] | None = None,
+        make_pool: MakePool = KVPool,
     ) -> None:
         self.model = model
         self._config = config
         self._clock = clock
         entry, sizes = model.entry, model.entry.transformer
         self.memory = memory or plan_memory(model, config, free_memory(model.device))
-        pool = KVPool(
+        pool = make_pool(
             sizes.num_layers,
             self.memory.pages,
             self.memory.page_tokens,

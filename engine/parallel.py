@@ -5,8 +5,10 @@ layers need no exchange. Around self-attention the devices exchange tokens for h
 (DeepSpeed-Ulysses, Jacobs et al. 2023, arXiv:2309.14509): each attends over all tokens with its own
 heads and keeps only their keys and values, so the page pool divides by the number of devices too.
 
-All devices run the same program over ``torch.distributed``: device 0 leads, the others repeat its
-network calls until it says stop. The module knows neither sessions nor sampling.
+Device 0 leads, the others repeat its network calls until it says stop (``engine/team.py``). Every
+call runs eagerly: its exchanges and the announcement before it are no part of a captured graph.
+The module knows neither sessions nor sampling, nor how the processes come to be
+(``engine/followers.py``).
 """
 
 from __future__ import annotations
@@ -16,102 +18,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from engine.bands import Bands, plan_bands
+from engine.spread_pool import Export, Load, SpreadPool
+from engine.team import Team
 from kernels.backend import Kernels, TorchKernels
-from models.config import TransformerConfig
 from models.kv import KVView, QKNorm
 from models.paged_kv import KVPool, PagedKV, RowPages
 from models.policy import RopeMode
-from models.transformer import CausalWan, PromptKV
+from models.transformer import CausalWan, PromptKV, places
 
-__all__ = [
-    "Bands",
-    "ParallelNetwork",
-    "RowsView",
-    "UlyssesKV",
-    "follow",
-    "local_pool",
-    "plan_bands",
-]
+__all__ = ["ParallelNetwork", "RowsView", "UlyssesKV", "follow"]
 
-PROMPTS_KEPT = 32
-"""Prompts whose keys every device keeps, about 90 MB each at 1.3B."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bands:
-    """How a latent frame is cut.
-
-    Attributes:
-        devices: how many parts.
-        axis: 0 cuts rows of tokens, 1 columns.
-        grid: tokens in height and width of a whole frame.
-    """
-
-    devices: int
-    axis: int
-    grid: tuple[int, int]
-
-    def cut(self, latents: Tensor, rank: int) -> Tensor:
-        """Select a device's band of ``[B, F, C, H, W]``."""
-        return latents.chunk(self.devices, dim=3 + self.axis)[rank].contiguous()
-
-    def join(self, bands: Sequence[Tensor]) -> Tensor:
-        """Put bands of velocities together again."""
-        return torch.cat(list(bands), dim=3 + self.axis)
-
-    def whole(self, parts: Tensor, frames: int) -> Tensor:
-        """Bring tokens of all bands ``[R, B, F*hw/R, n, D]`` into token order ``[B, F*hw, n, D]``."""
-        rows, columns = self._band
-        parts = parts.unflatten(2, (frames, rows, columns))  # [R, B, F, h, w, n, D]
-        order = (1, 2, 0, 3, 4, 5, 6) if self.axis == 0 else (1, 2, 3, 0, 4, 5, 6)
-        return parts.permute(order).flatten(1, 4)
-
-    def bands(self, tokens: Tensor, frames: int) -> Tensor:
-        """Cut tokens ``[B, F*hw, n, D]`` into all bands ``[R, B, F*hw/R, n, D]``."""
-        rows, columns = self._band
-        if self.axis == 0:
-            parts = tokens.unflatten(1, (frames, self.devices, rows, columns))
-            parts = parts.permute(2, 0, 1, 3, 4, 5, 6)
-        else:
-            parts = tokens.unflatten(1, (frames, rows, self.devices, columns))
-            parts = parts.permute(3, 0, 1, 2, 4, 5, 6)
-        return parts.flatten(2, 4)
-
-    @property
-    def _band(self) -> tuple[int, int]:
-        rows, columns = self.grid
-        if self.axis == 0:
-            return rows // self.devices, columns
-        return rows, columns // self.devices
-
-
-def plan_bands(config: TransformerConfig, grid: tuple[int, int], devices: int) -> Bands:
-    """Choose how to cut a frame of ``grid`` tokens for ``devices``.
-
-    Raises:
-        ValueError: heads or tokens do not divide.
-    """
-    if config.num_heads % devices:
-        raise ValueError(
-            f"{devices} devices for {config.num_heads} heads; every device takes as many heads as "
-            "any other; choose a number that divides them"
-        )
-    for axis in (0, 1):
-        if grid[axis] % devices == 0:
-            return Bands(devices, axis, grid)
-    raise ValueError(
-        f"{devices} devices for frames of {grid[0]}x{grid[1]} tokens; height or width must divide; "
-        "choose another number of devices or another size"
-    )
-
-
-def local_pool(pool: KVPool, devices: int) -> KVPool:
-    """Make a device's own pool: the same pages with its share of the heads."""
-    layers, pages, tokens, heads, head_dim = pool.k.shape
-    return KVPool(layers, pages, tokens, heads // devices, head_dim, pool.k.dtype, pool.k.device)
+PROMPT_BYTES = 1 << 30
+"""Of the prompts' keys and values that every device keeps, but always the newest prompt's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +53,11 @@ class UlyssesKV:
         inner: attends over whole chunks with this device's heads.
         bands: how frames are cut.
         frames: latent frames of the pass.
-        group: of all devices; None is every process.
+        team: all devices.
     """
 
-    def __init__(
-        self, inner: KVView, bands: Bands, frames: int, group: dist.ProcessGroup | None = None
-    ) -> None:
-        self._inner, self._bands, self._frames, self._group = inner, bands, frames, group
+    def __init__(self, inner: KVView, bands: Bands, frames: int, team: Team) -> None:
+        self._inner, self._bands, self._frames, self._team = inner, bands, frames, team
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, norm: QKNorm) -> Tensor:
         """See ``KVView.attend``; the norms are over all heads and so come before the exchange."""
@@ -153,23 +72,12 @@ class UlyssesKV:
     def _to_heads(self, x: Tensor) -> Tensor:
         """Own tokens of all heads ``[B, F*hw/R, N, D]`` to all tokens of own heads."""
         sent = torch.stack(x.chunk(self._bands.devices, dim=2))
-        return self._bands.whole(self._exchange(sent), self._frames)
+        return self._bands.whole(self._team.exchange(sent), self._frames)
 
     def _to_tokens(self, x: Tensor) -> Tensor:
         """All tokens of own heads to own tokens of all heads."""
-        received = self._exchange(self._bands.bands(x, self._frames).contiguous())
+        received = self._team.exchange(self._bands.bands(x, self._frames).contiguous())
         return torch.cat(received.unbind(0), dim=2)
-
-    def _exchange(self, sent: Tensor) -> Tensor:
-        """Send part i of ``[R, ...]`` to device i; what came from device i is part i."""
-        if dist.get_backend(self._group) == "nccl":
-            received = torch.empty_like(sent)
-            dist.all_to_all_single(received, sent, group=self._group)
-            return received
-        # gloo has no all-to-all: gather everything and keep what was meant for this device.
-        everything = [torch.empty_like(sent) for _ in range(self._bands.devices)]
-        dist.all_gather(everything, sent, group=self._group)
-        return torch.stack([part[dist.get_rank(self._group)] for part in everything])
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,30 +131,24 @@ class _Call:
 class _Device:
     """What every device does for a network call."""
 
-    def __init__(
-        self, network: CausalWan, pool: KVPool, kernels: Kernels, group: dist.ProcessGroup | None
-    ) -> None:
-        self.network, self.pool, self.kernels, self.group = network, pool, kernels, group
-        self.rank, self.devices = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(self, network: CausalWan, pool: SpreadPool, team: Team, kernels: Kernels) -> None:
+        self._network, self._pool, self._team, self._kernels = network, pool, team, kernels
 
     def run(self, view: RowsView, latents: Tensor, timesteps: Tensor, prompt: PromptKV) -> Tensor:
         """Compute this device's band of the velocity and gather all."""
-        bands = plan_bands(self.network.config, view.grid, self.devices)
+        network, team = self._network, self._team
+        bands = plan_bands(network.config, view.grid, team.devices)
         inner = PagedKV(
-            self.pool, view.rows, view.grid, view.rope, self.kernels, view.block_causal,
+            self._pool, view.rows, view.grid, view.rope, self._kernels, view.block_causal,
             view.past_weight,
         )  # fmt: skip
-        spread = UlyssesKV(inner, bands, latents.shape[1], self.group)
-        flow = self.network(bands.cut(latents, self.rank), timesteps, prompt, spread).contiguous()
-        parts = [torch.empty_like(flow) for _ in range(self.devices)]
-        dist.all_gather(parts, flow, group=self.group)
-        return bands.join(parts)
-
-    def share(self, value: Tensor) -> Tensor:
-        """Broadcast device 0's tensor."""
-        value = value.contiguous()
-        dist.broadcast(value, src=0, group=self.group)
-        return value
+        spread = UlyssesKV(inner, bands, latents.shape[1], team)
+        own = None
+        if network.config.placed:
+            whole = places(view.grid, network.config.dim, latents.device)  # [h*w, d]
+            own = bands.bands(whole[None, :, None], 1)[team.rank].flatten(0, 2)
+        flow = network(bands.cut(latents, team.rank), timesteps, prompt, spread, own)
+        return bands.join(team.gather(flow))
 
 
 class ParallelNetwork:
@@ -256,20 +158,16 @@ class ParallelNetwork:
 
     Args:
         network: the transformer, whole, on this device.
-        pool: this device's pool, see ``local_pool``.
+        pool: this device's part.
+        team: all devices; this one leads.
         kernels: of the pool's views; default plain torch.
-        group: of all devices; None is every process.
     """
 
     def __init__(
-        self,
-        network: CausalWan,
-        pool: KVPool,
-        kernels: Kernels | None = None,
-        group: dist.ProcessGroup | None = None,
+        self, network: CausalWan, pool: SpreadPool, team: Team, kernels: Kernels | None = None
     ) -> None:
-        self._device = _Device(network, pool, kernels or TorchKernels(), group)
-        assert self._device.rank == 0, "device 0 leads"
+        assert team.rank == 0, "device 0 leads"
+        self._device, self._team = _Device(network, pool, team, kernels or TorchKernels()), team
         self._prompts: OrderedDict[int, PromptKV] = OrderedDict()  # by number, what all have
         self._next_prompt = 0
 
@@ -277,68 +175,68 @@ class ParallelNetwork:
         """See ``Network``."""
         assert isinstance(kv, RowsView), "the generator's view is RowsView.make"
         assert not prompt.image_k, "image tokens are not spread over devices"
-        device = self._device
         number = next((n for n, known in self._prompts.items() if known is prompt), None)
         shape = None
         if number is None:
             number, self._next_prompt = self._next_prompt, self._next_prompt + 1
             _remember(self._prompts, number, prompt)
             shape = (len(prompt.k), *prompt.k[0].shape)
-        call = _Call(kv, tuple(latents.shape), number, shape)
-        dist.broadcast_object_list([call], src=0, group=device.group)
-        latents = device.share(latents.float())
-        timesteps = device.share(timesteps.float())
-        if shape is not None:
-            device.share(torch.stack(prompt.k))
-            device.share(torch.stack(prompt.v))
-        return device.run(kv, latents, timesteps, prompt)
-
-    def stop(self) -> None:
-        """Let ``follow`` return on the other devices."""
-        dist.broadcast_object_list([None], src=0, group=self._device.group)
+        team = self._team
+        with team.in_step():
+            team.announce(_Call(kv, tuple(latents.shape), number, shape))
+            latents = team.share(latents.float())
+            timesteps = team.share(timesteps.float())
+            if shape is not None:
+                team.share(torch.stack(prompt.k))
+                team.share(torch.stack(prompt.v))
+            return self._device.run(kv, latents, timesteps, prompt)
 
 
 @torch.inference_mode()
-def follow(
-    network: CausalWan,
-    pool: KVPool,
-    kernels: Kernels | None = None,
-    group: dist.ProcessGroup | None = None,
-) -> int:
-    """Repeat device 0's network calls until it stops.
+def follow(network: CausalWan, pool: SpreadPool, team: Team, kernels: Kernels | None = None) -> int:
+    """Do what device 0 announces until it stops, which is an announcement of None.
 
     Args:
         network: the same transformer, on this device.
-        pool: this device's pool, see ``local_pool``.
+        pool: this device's part.
+        team: all devices; this one does not lead.
         kernels: of the pool's views; default plain torch.
-        group: of all devices; None is every process.
 
     Returns:
-        How many calls there were.
+        How many network calls there were.
+
+    Raises:
+        RuntimeError: device 0 is gone, or an exchange failed.
     """
-    device = _Device(network, pool, kernels or TorchKernels(), group)
+    device = _Device(network, pool, team, kernels or TorchKernels())
     prompts: OrderedDict[int, PromptKV] = OrderedDict()
     place, calls = pool.k.device, 0
-    while True:
-        announced: list[_Call | None] = [None]
-        dist.broadcast_object_list(announced, src=0, group=group)
-        call = announced[0]
-        if call is None:
-            return calls
-        latents = device.share(torch.empty(call.latents, device=place))
-        timesteps = device.share(torch.empty(call.latents[:2], device=place))
+    while (call := team.hear()) is not None:
+        if isinstance(call, Export | Load):
+            pool.take_part(call)
+            continue
+        assert isinstance(call, _Call), call
+        latents = team.share(torch.empty(call.latents, device=place))
+        timesteps = team.share(torch.empty(call.latents[:2], device=place))
         if call.prompt_shape is not None:
             k, v = (
-                device.share(torch.empty(call.prompt_shape, dtype=network.dtype, device=place))
+                team.share(torch.empty(call.prompt_shape, dtype=network.dtype, device=place))
                 for _ in range(2)
             )
             _remember(prompts, call.prompt, PromptKV(k.unbind(), v.unbind()))
         device.run(call.view, latents, timesteps, prompts[call.prompt])
         calls += 1
+    return calls
 
 
 def _remember(prompts: OrderedDict[int, PromptKV], number: int, prompt: PromptKV) -> None:
     """Keep a prompt's keys; every device forgets the same ones."""
     prompts[number] = prompt
-    if len(prompts) > PROMPTS_KEPT:
-        prompts.popitem(last=False)
+    kept = sum(map(_nbytes, prompts.values()))
+    while kept > PROMPT_BYTES and len(prompts) > 1:
+        _, oldest = prompts.popitem(last=False)
+        kept -= _nbytes(oldest)
+
+
+def _nbytes(prompt: PromptKV) -> int:
+    return sum(tensor.nbytes for tensor in (*prompt.k, *prompt.v))

@@ -98,7 +98,7 @@ class Snapshot:
         stream.table.restore(self.held, self.next_frame)
         if "k" in self.tensors:
             k, v = self.tensors["k"], self.tensors["v"]
-            expected = (pool.k.shape[0], frames * pages_per_frame, *pool.k.shape[2:])
+            expected = pool.exported_shape(frames * pages_per_frame)
             if tuple(k.shape) != expected or v.shape != k.shape:
                 raise SnapshotError(
                     f"a snapshot with keys {tuple(k.shape)}; this engine's are {expected}; "

@@ -95,6 +95,18 @@ class WorkPolicy:
         """Whether frames differ from the exact path's by more than rounding."""
         return replace(self, merge_clean_pass=False) != WorkPolicy()
 
+    def check_devices(self, devices: int) -> None:
+        """See that the policy can be kept by as many devices as share a stream.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        if devices > 1 and replace(self, window=None, sink=None) != WorkPolicy():
+            raise ValueError(
+                f"policy {self} with {devices} tensor devices; they keep a window and a sink, and "
+                "save nothing else; leave the rest out or use one device"
+            )
+
     def cache(self, own: CachePolicy) -> CachePolicy:
         """Return a model's cache policy under this one.
 

@@ -114,6 +114,10 @@ class KVPool:
             k, v = self.k[layer].index_select(0, index), self.v[layer].index_select(0, index)
         return k.flatten(0, 1), v.flatten(0, 1)
 
+    def exported_shape(self, pages: int) -> tuple[int, ...]:
+        """Return the shape of what ``export`` gives for so many pages, keys and values alike."""
+        return (self.k.shape[0], pages, *self.k.shape[2:])
+
     def export(self, pages: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Copy all layers of ``pages`` as keys and values ``[L, len(pages), page_tokens, N, D]``."""
         index = torch.tensor(pages, device=self.k.device, dtype=torch.int64)

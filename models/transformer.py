@@ -276,7 +276,14 @@ class CausalWan(nn.Module):
         image_kv = (attention.image_kv(tokens) for attention in attentions)
         return PromptKV(k, v, *zip(*image_kv, strict=True))
 
-    def forward(self, latents: Tensor, timesteps: Tensor, prompt: PromptKV, kv: KVView) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        prompt: PromptKV,
+        kv: KVView,
+        token_places: Tensor | None = None,
+    ) -> Tensor:
         """Predict the velocity, noise minus clean latents.
 
         Args:
@@ -284,6 +291,8 @@ class CausalWan(nn.Module):
             timesteps: ``[B, F]``, 0 to 1000.
             prompt: of every row, from ``prompt_kv``.
             kv: what self-attention sees; it also knows the frames' positions.
+            token_places: for a placed network whose ``latents`` are a part of a picture: the
+                ``places`` of that part's tokens, ``[tokens of a frame, d]``.
 
         Returns:
             ``[B, F, out_channels, H, W]`` in the dtype of the weights (of autocast inside it).
@@ -292,7 +301,9 @@ class CausalWan(nn.Module):
         grid = self.config.grid(height, width)
         x = self._patchify(latents.to(self.dtype), grid).to(self.dtype)
         if self.config.placed:
-            x = x + places(grid, self.config.dim, x.device).to(x.dtype).repeat(latents.shape[1], 1)
+            if token_places is None:
+                token_places = places(grid, self.config.dim, x.device)
+            x = x + token_places.to(x.dtype).repeat(latents.shape[1], 1)
         frequencies = sinusoid(timesteps, self.config.freq_dim).to(self.dtype)
         e = self.time_embedding(frequencies)  # [B, F, d]
         e6 = self.time_projection(e).float().unflatten(-1, (6, -1))  # [B, F, 6, d]

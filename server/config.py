@@ -40,6 +40,8 @@ class Settings(BaseModel):
         text_device: Where the text encoder works: always on the device, on the CPU, or on the
             device for each new prompt alone.
         policy: How the engine saves work, as ``engine.work_policy`` reads it; empty is exact.
+        tensor_devices: Devices that share every stream, from ``device`` on; the model's heads and
+            sizes say which numbers are possible.
         api_keys: Any of them opens the API; none is needed on loopback.
         allow_origins: Web origins allowed besides the server's own page.
         resume_grace_s: How long a stream without its viewer is kept.
@@ -60,6 +62,7 @@ class Settings(BaseModel):
     codec: str | None = None
     text_device: Literal["device", "cpu", "offload"] = "device"
     policy: str = ""
+    tensor_devices: Annotated[int, Field(ge=1, le=64)] = 1
     api_keys: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     resume_grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
@@ -112,6 +115,7 @@ class Settings(BaseModel):
             "CODEC": self.codec or "",
             "TEXT_DEVICE": self.text_device,
             "POLICY": self.policy,
+            "TENSOR_DEVICES": str(self.tensor_devices),
             "API_KEY": ",".join(self.api_keys),
             "ALLOW_ORIGIN": ",".join(self.allow_origins),
             "RESUME_GRACE": str(self.resume_grace_s),
@@ -140,6 +144,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "the device for each new prompt (default: device)",
     )
     add("--policy", help="less work, such as window=9,merge-clean-pass (default: the exact path)")
+    add("--tensor-devices", help="devices that share every stream, from --device on (default: 1)")
     add("--api-key", action="append", help="key that clients must send; may be repeated")
     add("--allow-origin", action="append", help="web origin allowed besides our own page")
     add("--resume-grace", help="seconds a stream without its viewer is kept (default: 30)")
@@ -159,7 +164,8 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     names = (
         "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "codec",
-        "text_device", "policy", "api_key", "allow_origin", "resume_grace", "max_sessions",
+        "text_device", "policy", "tensor_devices", "api_key", "allow_origin", "resume_grace",
+        "max_sessions",
         "random_weights",
     )  # fmt: skip
     values: dict[str, object] = {}

@@ -14,12 +14,17 @@ from typing import Any
 
 import torch
 
-from engine.accelerated import prepare
+from engine.accelerated import prepare, under
+from engine.bands import check_devices
 from engine.config import EngineConfig
 from engine.dtype import choose_dtype
 from engine.engine import Engine
+from engine.followers import Followers, devices_from
 from engine.work_policy import WorkPolicy
+from kernels.backend import Kernels
 from kernels.select import Target, select
+from models.accelerate import accelerate
+from models.entry import ModelEntry
 from models.interface import LoadedModel
 from models.loading import load_model, locate
 from models.registry import find
@@ -38,13 +43,28 @@ class CannotServe(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An engine ready to run, and what to say about it."""
+    """An engine ready to run, and what to say about it.
+
+    Attributes:
+        engine: Runs the model.
+        card: What gateways must know of it.
+        device: For people.
+        fingerprint: Of what decides the picture.
+        list_models: Describes every model that could be served here.
+        followers: The other devices of every stream; None where the engine has one device.
+    """
 
     engine: Engine
     card: ModelCard
     device: str
     fingerprint: str
     list_models: Callable[[], list[dict[str, Any]]]
+    followers: Followers | None = None
+
+    def close(self) -> None:
+        """End the processes of other devices; the engine is used no more."""
+        if self.followers is not None:
+            self.followers.close()
 
 
 def cache_dir(data_dir: Path) -> Path:
@@ -85,16 +105,25 @@ def build(settings: Settings, say: Say) -> Built:
     Raises:
         CannotServe: The model or the device is not there, or too small.
     """
-    device = choose_device(settings.device)
+    device, devices = choose_device(settings.device), settings.tensor_devices
+    try:
+        entry = _entry(settings)
+        check_devices(entry, devices)
+        devices_from(device, devices)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise CannotServe(f"{settings.model} cannot be served: {error}") from error
     if settings.dtype == "auto":
         say(f"measuring which dtype {device} computes fastest")
         dtype = choose_dtype(device, time.monotonic)
     else:
         dtype = DTYPES[settings.dtype]
     named = f"{device} {str(dtype).removeprefix('torch.')}"
+    if devices > 1:
+        named = f"{devices} x {named}"
     say(f"loading {settings.model} on {named}")
+    followers = None
     try:
-        kernels = select(Target(device, dtype, _head_dim(settings)))
+        kernels = select(Target(device, dtype, entry.transformer.head_dim))
         model = load_model(
             settings.model,
             device=device,
@@ -105,14 +134,24 @@ def build(settings: Settings, say: Say) -> Built:
             text_placement=settings.text_device,
             random_weights=settings.random_weights,
         )
-        config = EngineConfig()
+        config = EngineConfig(devices=devices)
         if settings.max_sessions is not None:
             config = replace(config, max_sessions=settings.max_sessions)
-        say("measuring what a chunk costs here")
         policy = WorkPolicy.parse(settings.policy)
-        model, make = prepare(model, policy, kernels, max_steps=max_steps(model))
-        engine = Engine(model, config, time.monotonic, make_generator=make)
+        policy.check_devices(devices)
+        fast = device.type == "cuda"
+        if devices > 1:
+            say(f"starting {devices - 1} more, which share every stream; chunks run eagerly")
+            followers = Followers.start(model, devices, kernels=kernels, fast=fast)
+            model = under(model, policy)
+            if fast:
+                accelerate(model.transformer, kernels)
+        say("measuring what a chunk costs here")
+        engine = _engine(model, config, policy, kernels, followers)
+        model = engine.model
     except (ValueError, OSError, RuntimeError) as error:
+        if followers is not None:
+            followers.close()
         raise CannotServe(f"{settings.model} cannot be served: {error}") from error
     listing = ModelListing(
         model,
@@ -124,15 +163,34 @@ def build(settings: Settings, say: Say) -> Built:
     fingerprint = f"{model.entry.name}|{model.entry.codec.name}|{named}"
     if policy.changes_picture:
         fingerprint += f"|{policy}"
-    return Built(engine, card_of(model), named, fingerprint, listing)
+    return Built(engine, card_of(model), named, fingerprint, listing, followers)
 
 
-def _head_dim(settings: Settings) -> int:
-    """Return the head size of the model that will be loaded."""
+def _engine(
+    model: LoadedModel,
+    config: EngineConfig,
+    policy: WorkPolicy,
+    kernels: Kernels,
+    followers: Followers | None,
+) -> Engine:
+    if followers is not None:
+        return Engine(
+            model,
+            config,
+            time.monotonic,
+            make_generator=followers.make_generator,
+            make_pool=followers.make_pool,
+        )
+    model, make = prepare(model, policy, kernels, max_steps=max_steps(model))
+    return Engine(model, config, time.monotonic, make_generator=make)
+
+
+def _entry(settings: Settings) -> ModelEntry:
+    """Return what the model will be, before it is loaded."""
     if settings.random_weights:
-        return find(settings.model).transformer.head_dim
+        return find(settings.model)
     entry, _, _ = locate(settings.model, cache_dir(settings.data_dir), settings.codec)
-    return entry.transformer.head_dim
+    return entry
 
 
 def max_steps(model: LoadedModel) -> int:

@@ -40,6 +40,7 @@ async def run_worker(settings: Settings, built: Built, say: Say) -> None:
         await _serve(settings, built, redis, executor, bridge, stopping, say)
     finally:
         await bridge.close()
+        await asyncio.to_thread(built.close)
         await asyncio.to_thread(executor.shutdown)
         await redis.close()
 

@@ -37,7 +37,7 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
         "--role worker --host 127.0.0.1 --port 0 --model m --data-dir d --device cpu "
         "--redis-url redis://:secret@h:1/0 --dtype float32 --resume-grace 3 --api-key 12345678 "
         "--api-key abcdefgh --allow-origin http://a --max-sessions 3 --codec wan-vae "
-        "--text-device offload --policy window=9,merge-clean-pass"
+        "--text-device offload --policy window=9,merge-clean-pass --tensor-devices 2"
     )
     settings = _read(*line.split())
     child = read_settings(argparse.Namespace(), settings.environment())
@@ -52,6 +52,8 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
         (("--device", "tpu"), "tpu", "cpu"),
         (("--text-device", "disk"), "--text-device disk", "'device', 'cpu' or 'offload'"),
         (("--policy", "window=9,faster"), "'faster'", "keep-pages=N and linear=fp8"),
+        (("--tensor-devices", "0"), "--tensor-devices 0", "greater than or equal to 1"),
+        (("--tensor-devices", "two"), "--tensor-devices two", "integer"),
         (("--host", "0.0.0.0"), "0.0.0.0", "--api-key"),
         (("--role", "gateway"), "gateway", "--redis-url"),
         (("--redis-url", "http://x"), "--redis-url", "redis://"),
