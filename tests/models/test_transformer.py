@@ -1,12 +1,14 @@
 """The network: causality, prompts as values, dtypes, gradients, compilation."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models import masks
 from models.config import TransformerConfig
 from models.kv import BlockCausalKV
-from models.transformer import CausalWan, PromptKV
+from models.transformer import CausalWan, PromptKV, places
 from tests.models.wan_weights import random_transformer
 
 CONFIG = TransformerConfig(
@@ -195,3 +197,26 @@ def test_parameters_are_counted_as_published():
     assert sum(p.numel() for p in small.parameters()) == 1_418_996_800
     assert sum(p.numel() for p in large.parameters()) == 14_288_491_584
     assert (len(small.state_dict()), len(large.state_dict())) == (825, 1095)
+
+
+def test_every_token_of_a_placed_network_has_a_place_of_its_own() -> None:
+    at = places((5, 8), 32, torch.device("cpu"))
+    assert at.shape == (40, 32)
+    assert torch.cdist(at, at).fill_diagonal_(9.0).min() > 0.1
+
+
+def test_alike_tokens_come_out_alike_unless_they_are_placed() -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        dim=32, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=4
+    )
+    latents = torch.ones(1, 1, 16, 8, 8)
+    for placed in (False, True):
+        network = CausalWan(replace(config, placed=placed))
+        prompt = network.prompt_kv(torch.zeros(1, 4, 8))
+        view = BlockCausalKV.of(torch.arange(1), (4, 4), 16)
+        with torch.no_grad():
+            flow = network(latents, torch.full((1, 1), 900.0), prompt, view)
+        tokens = flow[0, 0].view(16, 4, 2, 4, 2).permute(1, 3, 0, 2, 4).reshape(16, 64)
+        spread = tokens.std(dim=0).max()
+        assert (spread > 1e-3) if placed else (spread < 1e-5)
