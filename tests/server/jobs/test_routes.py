@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,10 @@ async def test_the_openai_sdk_creates_polls_and_downloads(site: Site, tmp_path: 
         stream = container.streams.video[0]
         assert (stream.width, stream.height, str(stream.average_rate)) == (160, 96, "16")
         assert sum(1 for _ in container.decode(stream)) == 128
-    told = await asyncio.to_thread(ffprobe, path)
-    assert (told["nb_frames"], told["nb_read_frames"]) == ("128", "128")
-    assert float(told["duration"]) == 8.0
+    if shutil.which("ffprobe") is not None:  # another program's opinion, where there is one
+        told = await asyncio.to_thread(ffprobe, path)
+        assert (told["nb_frames"], told["nb_read_frames"]) == ("128", "128")
+        assert float(told["duration"]) == 8.0
     # The index comes before the pictures, so a player starts before the download has ended.
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
