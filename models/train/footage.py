@@ -149,7 +149,9 @@ class Footage:
             mask=mask.to(self._device),
         )
 
-    def _ties(self, scenes: SceneBatch, begin: NDArray[np.int64], captions: list[Caption]) -> Ties:
+    def _ties(
+        self, scenes: SceneBatch, begin: NDArray[np.int64], captions: list[Caption]
+    ) -> Ties:
         """Tell the noise of the first chunks what their captions do not say."""
         size = (self._recipe.width, self._recipe.height)
         stated = [caption.stated for caption in captions]

@@ -105,10 +105,7 @@ def train_initialise(
             noise = torch.randn(batch.latents.shape, generator=generator, device=device)
             everyone = torch.ones(part.batch, dtype=torch.bool, device=device)
             empty = drop_prompts(batch.ids, batch.mask, everyone, END_ID)
-            with (
-                torch.no_grad(),
-                torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16),
-            ):
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
                 contexts = (teacher.context(batch.ids, batch.mask), teacher.context(*empty))
                 states = trajectory(teacher, batch.latents, noise, contexts, sigmas, part.guidance)
             pending = [

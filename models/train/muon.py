@@ -48,7 +48,9 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        super().__init__(
+            matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        )
         self._dtype = dtype
 
     @torch.no_grad()

@@ -79,10 +79,7 @@ def train_text(
         ids, mask, codes = (value.to(device) for value in made)
         scores = reader(ids, mask)
         loss = sum(
-            (
-                functional.cross_entropy(score, code)
-                for score, code in zip(scores, codes.T, strict=True)
-            ),
+            (functional.cross_entropy(score, code) for score, code in zip(scores, codes.T, strict=True)),
             torch.zeros((), device=device),
         )
         loss.backward()

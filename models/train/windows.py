@@ -120,6 +120,7 @@ class OpeningStore:
         new, held = self._make(), self._held
         if held is not None:
 
+
             def joined(old: Tensor, more: Tensor) -> Tensor:
                 return torch.cat((old, more))[-self._capacity :]
 

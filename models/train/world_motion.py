@@ -116,9 +116,7 @@ def subject_cover(
     path = track(batch, frame / FPS)
     half = reach * path.radius[:, None, None]
 
-    def share(
-        count: int, length: float, at: NDArray[np.float64], wrap: float
-    ) -> NDArray[np.float64]:
+    def share(count: int, length: float, at: NDArray[np.float64], wrap: float) -> NDArray[np.float64]:
         cell = length / count
         middle = (np.arange(count) + 0.5) * cell
         away = np.mod(middle - at[..., None] + wrap / 2, wrap) - wrap / 2
