@@ -237,9 +237,9 @@ class Followers:
             self._lost(f"{self._devices} tensor devices are out of step ({reason}); start again")
 
     def _lost(self, sentence: str) -> None:
+        """Report once; whoever comes second waits here until the process has ended."""
         with self._once:
-            if self._noticed.is_set():
-                return
-            self._noticed.set()
-            self._folder.cleanup()
-            self._report(sentence)
+            if not self._noticed.is_set():
+                self._folder.cleanup()
+                self._report(sentence)
+                self._noticed.set()

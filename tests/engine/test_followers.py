@@ -52,6 +52,7 @@ def words(model: Path, *more: object) -> list[str]:
     return ["generate", "--model", str(model), "--dtype", "float32", *map(str, more)]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_frames_of_one(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_follower_that_hangs_is_not_waited_for_without_end() -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_a_killed_leader_leaves_no_follower_behind(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "clips"
     asked = words(model, "--prompt", "a", "--seconds", 3000, "--out", out, "--tensor-devices", 2)

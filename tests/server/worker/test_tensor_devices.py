@@ -38,7 +38,7 @@ async def test_a_worker_serves_on_two_devices_and_ends_at_once_when_it_loses_one
     words += ("--device", "cpu", "--dtype", "float32", "--data-dir", str(tmp_path / "data"))
     worker = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "server", *words, "--tensor-devices", "2"),
+        *("-m", "server", *words, "--tensor-devices", "2", "--max-sessions", "1"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
