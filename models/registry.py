@@ -111,7 +111,13 @@ LONGTAKE_TINY = ModelEntry(
     name="longtake-tiny",
     title="The bundled model: small shapes in motion, 160x96, made for CPUs",
     transformer=TransformerConfig(
-        dim=384, ffn_dim=1024, num_heads=6, num_layers=9, text_dim=192, text_len=48
+        dim=384,
+        ffn_dim=1024,
+        num_heads=6,
+        num_layers=9,
+        text_dim=192,
+        text_len=48,
+        placed=True,
     ),
     text=TextEncoderConfig(
         vocab_size=512,

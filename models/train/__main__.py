@@ -130,7 +130,8 @@ def main(argv: Sequence[str]) -> int:
             names = tuple(name for name in names if name != "classifier")
             stage_limits = StageLimits(recipe.classifier_steps, judge_s)
             judge = run.stage("classifier", stage_limits)
-            for attribute, share in train_classifier(judge, CLASSIFIER_FILE, run.device).items():
+            judged = train_classifier(judge, CLASSIFIER_FILE, run.device, bfloat16=recipe.bfloat16)
+            for attribute, share in judged.items():
                 sys.stdout.write(f"{attribute}: {share:.4f} of unseen renders right\n")
         if "export" in names:
             from models.train.export import export

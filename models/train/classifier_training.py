@@ -137,6 +137,7 @@ def train_classifier(
     out: Path,
     device: torch.device,
     *,
+    bfloat16: bool = True,
     batch: int = 128,
     block: int = 8,
     reuse: int = 2,
@@ -152,7 +153,8 @@ def train_classifier(
     Args:
         stage: Counts steps, keeps checkpoints and the log.
         out: safetensors file, float16.
-        device: Where to train; bf16 autocast.
+        device: Where to train.
+        bfloat16: Compute in bfloat16.
         batch: Excerpts a step.
         block: Batches rendered at a time.
         reuse: How often a render is used, each time worn in another way.
@@ -185,7 +187,7 @@ def train_classifier(
     for tick in stage.ticks(payload):
         worn.manual_seed(seed * 1_000_003 + tick.step)
         pixels, labels = footage.batch(tick.step)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits = model(wear(pixels, worn))
             losses = [
                 functional.cross_entropy(logits[name].float(), labels[name], label_smoothing=0.02)
