@@ -1,0 +1,44 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.train.recipe import smoke
+from models.train.teacher import Levels, chunk_levels
+from tests.models.train.makers import store
+
+RECIPE = smoke()
+
+
+def levels(share: float, seed: int = 0) -> Levels:
+    recipe = replace(RECIPE, teacher=replace(RECIPE.teacher, served_share=share))
+    return Levels.of(recipe, torch.Generator().manual_seed(seed))
+
+
+def test_served_levels_are_those_that_the_sampler_passes_through() -> None:
+    drawn = levels(1.0)(4000)
+    served = torch.tensor(RECIPE.undistilled.schedule().sigmas)
+    found, counts = drawn.unique(return_counts=True)
+    assert torch.equal(found, served.sort().values)
+    assert counts.min() > 800
+
+
+def test_the_share_of_served_levels_is_kept() -> None:
+    drawn = levels(0.7)(4000)
+    served = torch.tensor(RECIPE.undistilled.schedule().sigmas)
+    share = torch.isin(drawn, served).float().mean().item()
+    assert share == pytest.approx(0.7, abs=0.03)
+    assert drawn.min() > 0
+    assert drawn.max() <= 1
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_given_chunks_are_clean_and_an_asked_one_is_noisy(causal: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    filled = store(RECIPE, [(0, 0), (2, 1), (3, 3)])
+    for _ in range(20):
+        batch = filled.sample(8, generator)
+        made = chunk_levels(batch, RECIPE.teacher, levels(0.5), causal=causal, generator=generator)
+        for row, first in zip(made, batch.first.tolist(), strict=True):
+            assert (row[:first] == 0).all()
+            assert (row[first:] > 0).any()
