@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.tokenizer import SentencePieceTokenizer
+from models.train.captions import train_tokenizer
+from models.train.footage import Footage
+from models.train.recipe import smoke
+
+RECIPE = smoke()
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SentencePieceTokenizer:
+    path = tmp_path_factory.mktemp("footage") / "tokenizer.model"
+    train_tokenizer(path, captions=2000)
+    return SentencePieceTokenizer.from_file(path)
+
+
+def shrunk(pixels: Tensor) -> Tensor:
+    """Stand in for an encoder: the first picture alone, then the mean of every four."""
+    later = pixels[:, 1:].unflatten(1, (-1, 4)).mean(dim=2)
+    both = torch.cat((pixels[:, :1], later), dim=1)
+    return functional.avg_pool2d(both.flatten(0, 1), 8).unflatten(0, both.shape[:2])
+
+
+def test_a_first_chunk_has_its_subject_in_the_middle(tokenizer: SentencePieceTokenizer) -> None:
+    made = Footage(RECIPE, CPU, 3).openings(40, shrunk, tokenizer)
+    assert made.latents.shape == (40, 3, 3, 4, 8)
+    assert made.cover.shape == (40, 3, 4, 8)
+    columns = made.cover[:, 0].sum(dim=1)  # of the first picture, [40, 8]
+    centre = (columns * torch.arange(8)).sum(1) / columns.sum(1)
+    # All but circling ones, which begin beside it.
+    assert ((centre - 3.5).abs() < 0.3).float().mean() > 0.6
+    assert (centre - 3.5).abs().max() < 2.0
+
+
+def test_items_tell_where_the_subject_is_in_every_latent(
+    tokenizer: SentencePieceTokenizer,
+) -> None:
+    made = Footage(RECIPE, CPU, 5).items(6, shrunk, tokenizer)
+    assert made.start_cover.shape == (6, 12, 4, 8)
+    assert made.far_cover.shape == (6, 9, 4, 8)
+    assert made.start.shape[:2] == (6, 12)
+    assert made.far.shape[:2] == (6, 9)
+    seen = made.start_cover.sum(dim=(2, 3))
+    assert (seen[:, 0] > 1).all()  # every stream opens on its subject
+
+
+def test_scenes_are_the_same_for_the_same_seed(tokenizer: SentencePieceTokenizer) -> None:
+    first, second = (Footage(RECIPE, CPU, 6).openings(3, shrunk, tokenizer) for _ in range(2))
+    np.testing.assert_array_equal(first.latents.numpy(), second.latents.numpy())
+    assert torch.equal(first.ids, second.ids)
