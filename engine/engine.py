@@ -172,17 +172,23 @@ class Engine:
     def snapshot(self, session_id: str) -> Snapshot | None:
         """Copy what the stream needs to go on elsewhere; None when there is no such session.
 
-        What is being made must have been reported before, see ``land``.
+        What is being made must have been reported before, see ``land``, and what arrives handed
+        over, see ``hand_over``.
         """
         assert self._flight is None, "a state is taken between two chunks; land() first"
         held = self._held.get(session_id)
         if held is None:
             return None
-        if held.arriving is not None:
-            # It was promised to the client, so it goes along.
-            held.session.update_prompt(held.arriving)
-            held.arriving = None
+        assert held.arriving is None, "a promised change goes along; hand_over() first"
         return Snapshot.take(self._model_id, held.session.state(), held.stream, self.generator)
+
+    def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
+        """Give a change whose texts are still being embedded to its session; report it."""
+        held = self._held.get(session_id)
+        if held is None or held.arriving is None:
+            return ()
+        update, held.arriving = held.arriving, None
+        return held.session.update_prompt(update)
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
         """Carry out one command; one for a session that is gone does nothing."""
@@ -196,7 +202,8 @@ class Engine:
             case Credit(frame=frame):
                 session.playout.credit(frame, now)
             case Pause():
-                return (*self.land(), *session.pause(now))
+                events = self.land()
+                return events + (session.pause(now) if command.session_id in self._held else ())
             case Play():
                 session.play(now)
             case Stop():

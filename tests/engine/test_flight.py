@@ -163,6 +163,15 @@ def test_a_pause_and_a_stop_come_behind_the_chunk_that_is_being_made() -> None:
         assert made == (last.frame if isinstance(last, SessionPaused) else last.frames)
 
 
+def test_a_pause_behind_the_last_chunk_says_only_that_the_stream_ended() -> None:
+    engine = engine_of([])
+    engine.admit(spec(frames=9), 0.0)
+    engine.step(0.0)
+    chunk, ended = engine.apply(Pause("s"), 1.0)
+    assert isinstance(chunk, ChunkReady)
+    assert isinstance(ended, SessionEnded)
+
+
 def test_a_state_is_taken_behind_the_chunk_that_is_being_made() -> None:
     seen = []
     engine = engine_of([])
