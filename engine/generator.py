@@ -96,6 +96,11 @@ class Generator:
         return cls(model.transformer, entry.transformer, entry.cache, pool, guidance=guidance)
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether asking for a chunk never waits for the device; the plain loop's views do."""
+        return self._denoiser is not None
+
+    @property
     def keeps_cache(self) -> bool:
         """Whether a stream's next chunk needs the keys and values of its last one."""
         return self._recache.clean_pass

@@ -24,6 +24,10 @@ T = TypeVar("T")
 class Stepped(Protocol):
     """What the thread needs of an engine."""
 
+    def enter(self) -> None:
+        """Prepare the calling thread, which is the one that uses the engine from now on."""
+        ...
+
     def admit(self, spec: StreamSpec, now: float, snapshot: Snapshot | None = None) -> Admission:
         """Take a stream in, or say why not."""
         ...
@@ -171,6 +175,7 @@ class EngineThread:
             self._wake.notify()
 
     def _run(self) -> None:
+        self._engine.enter()
         while self._wait_for_work():
             while self._inbox:
                 self._obey(self._inbox.popleft())
