@@ -157,6 +157,16 @@ def test_a_chunk_is_waited_for_after_the_next_one_was_asked_for_but_the_first_at
     ]
 
 
+def test_the_first_chunk_of_a_restored_stream_waits_for_nobody() -> None:
+    first, log = engine_of(), []
+    first.admit(spec(), 0.0)
+    first.step(0.0)
+    second = engine_of(log)
+    assert isinstance(second.admit(spec(), 0.0, first.snapshot("s")), Admitted)
+    run(second, ["s"])
+    assert log[:6] == ["asked", "waited", "asked", "asked", "waited", "asked"]
+
+
 def test_where_asking_waits_for_the_device_no_chunk_is_kept_back_for_the_next_one() -> None:
     log: list[str] = []
     engine = engine_of(log, Generator.of)
