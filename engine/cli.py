@@ -236,8 +236,10 @@ def run_all(
             raise ValueError(answer.reason if isinstance(answer, Wait) else answer.message)
         for event in engine.step(time.monotonic()):
             if isinstance(event, ChunkReady):
-                # A whole clip in pinned memory would be taken from the machine's other uses.
-                frames = event.frames.clone() if event.frames.is_pinned() else event.frames
+                frames = event.frames
+                if isinstance(frames, torch.Tensor) and frames.is_pinned():
+                    # A whole clip would hold that much memory locked.
+                    frames = frames.clone()
                 chunks[event.session_id].append(frames.numpy())
                 last = event.first_frame + event.num_frames - 1
                 engine.apply(Credit(event.session_id, last), time.monotonic())
