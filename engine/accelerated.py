@@ -25,6 +25,8 @@ __all__ = ["EXACT", "MakeGenerator", "generator_factory", "planned_view", "prepa
 MakeGenerator = Callable[[LoadedModel, KVPool], Generator]
 
 EXACT = WorkPolicy()
+BATCH_SIZES = (1, 2, 4, 8)
+"""The largest is ``EngineConfig.max_batch``'s default; costs are measured up to it."""
 
 
 def prepare(
@@ -60,7 +62,7 @@ def under(model: LoadedModel, policy: WorkPolicy) -> LoadedModel:
 def generator_factory(
     kernels: Kernels,
     *,
-    batch_sizes: Sequence[int] = (1, 2, 4),
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     max_steps: int | None = 4,
     capture: bool = True,
     policy: WorkPolicy = EXACT,
@@ -69,7 +71,7 @@ def generator_factory(
 
     Args:
         kernels: the network's, see ``models.accelerate``; the caches use them too.
-        batch_sizes: sizes to which batches are padded.
+        batch_sizes: sizes to which batches are padded; the engine's ``max_batch`` must fit.
         max_steps: most denoising steps of a chunk in static buffers on a CUDA device; None runs
             the plain loop, which takes any number.
         capture: replay CUDA graphs; without it, or on a CPU, chunks run eagerly.

@@ -57,7 +57,7 @@ class Guidance:
 
     Attributes:
         scale: See ``models.sampler.Sampler.guidance``.
-        empty: Keys and values of the empty prompt, one row.
+        empty: Keys and values of the empty prompt: one row, in a batch as many as it has.
     """
 
     scale: float

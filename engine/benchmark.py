@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.accelerated import generator_factory
+from engine.config import make_current
 from engine.frame_copy import FrameDecoder, PendingFrames
 from engine.stream import Stream
 from engine.work_policy import WorkPolicy
@@ -190,6 +191,7 @@ class _Bench:
     def __init__(
         self, model: LoadedModel, case: Case, kernels: Kernels, codec: VideoCodec | None
     ) -> None:
+        make_current(model.device)
         self.model, self.case = model, case
         config = model.entry.transformer
         width, height = case.size
@@ -333,7 +335,7 @@ def _event(device: torch.device) -> torch.cuda.Event | None:
     if device.type != "cuda":
         return None
     event = torch.cuda.Event(enable_timing=True)
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 

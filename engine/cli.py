@@ -165,6 +165,7 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
     folder = options.out.parent if single else options.out
     with ExitStack() as stack:
         engine = _engine(model, policy, options.batch, devices, stack)
+        stack.callback(engine.close)
         folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         clips = [
@@ -235,7 +236,11 @@ def run_all(
             raise ValueError(answer.reason if isinstance(answer, Wait) else answer.message)
         for event in engine.step(time.monotonic()):
             if isinstance(event, ChunkReady):
-                chunks[event.session_id].append(event.frames.numpy())
+                frames = event.frames
+                if isinstance(frames, torch.Tensor) and frames.is_pinned():
+                    # A whole clip would hold that much memory locked.
+                    frames = frames.clone()
+                chunks[event.session_id].append(frames.numpy())
                 last = event.first_frame + event.num_frames - 1
                 engine.apply(Credit(event.session_id, last), time.monotonic())
             elif isinstance(event, PromptApplied):

@@ -108,3 +108,9 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def make_current(device: torch.device) -> None:
+    """Make ``device`` the calling thread's own: kernels and graphs are launched on that one."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)

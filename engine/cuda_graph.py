@@ -170,6 +170,8 @@ class CapturedDenoiser:
         self._buffers: dict[tuple[int, int, tuple[int, int]], _Buffers] = {}
         self._graphs: OrderedDict[Bucket, torch.cuda.CUDAGraph] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle() if capture else None
+        # One for all graphs: only work of one stream shares the memory of a pool.
+        self._side = torch.cuda.Stream(device) if capture else None
         # Keys of the prompts on the rows of the largest batch; smaller ones use its first rows.
         self._prompt: PromptKV | None = None
         self._prompt_of_row: list[PromptKV | None] = [None] * self.sizes[-1]
@@ -282,7 +284,8 @@ class CapturedDenoiser:
 
     def _captured(self, bucket: Bucket, buffers: _Buffers) -> torch.cuda.CUDAGraph:
         """Run once eagerly, so that everything lazy has happened, then capture."""
-        side = torch.cuda.Stream(self._device)
+        side = self._side
+        assert side is not None, "captured on a CUDA device"
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             self._loop(bucket, buffers)
@@ -290,7 +293,10 @@ class CapturedDenoiser:
         if len(self._graphs) >= self._max_graphs:
             self._graphs.popitem(last=False)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory):
+        # The thread that embeds texts may ask something of the device meanwhile.
+        with torch.cuda.graph(
+            graph, pool=self._memory, stream=side, capture_error_mode="thread_local"
+        ):
             self._loop(bucket, buffers)
         self._graphs[bucket] = graph
         return graph

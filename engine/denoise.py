@@ -100,12 +100,13 @@ def _velocity(network: Network, batch: ChunkBatch, noisy: Tensor, times: Tensor)
     """Predict the velocity of a step, guided where the batch asks for it."""
     if batch.guidance is None:
         return network(noisy, times, batch.prompt, batch.kv)
-    empty = PromptKV.stack([batch.guidance.empty] * len(noisy))
     # The prompt's own pass comes first: a clean pass with the same prompt can be merged into it.
     # What the other one leaves in the cache is never read: a clean pass, a recache or the next
     # chunk's merged pass overwrites it.
     prompted = network(noisy, times, batch.prompt, batch.kv)
-    return torch.lerp(network(noisy, times, empty, batch.kv), prompted, batch.guidance.scale)
+    return torch.lerp(
+        network(noisy, times, batch.guidance.empty, batch.kv), prompted, batch.guidance.scale
+    )
 
 
 def _times(latents: Tensor, timestep: float | Tensor) -> Tensor:

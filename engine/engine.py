@@ -17,7 +17,7 @@ import torch
 
 from engine.admission import Demand
 from engine.chunk_maker import ChunkMaker
-from engine.config import EngineConfig, MemoryPlan, free_memory, plan_memory
+from engine.config import EngineConfig, MemoryPlan, free_memory, make_current, plan_memory
 from engine.cost_table import CostTable
 from engine.door import Door
 from engine.flight import Flight, FlyingChunk
@@ -93,6 +93,7 @@ class Engine:
         make_generator: Callable[[LoadedModel, KVPool], Generator] | None = None,
         make_pool: MakePool = KVPool,
     ) -> None:
+        make_current(model.device)
         self.model = model
         self._config = config
         self._clock = clock
@@ -114,7 +115,9 @@ class Engine:
         ahead = config.encode_ahead
         if ahead is None:
             ahead = entry.text.dim > SMALL_TEXT_DIM
-        self._encoder = ThreadPoolExecutor(1, "text-encoder") if ahead else None
+        self._encoder: ThreadPoolExecutor | None = None
+        if ahead:
+            self._encoder = ThreadPoolExecutor(1, "text-encoder", make_current, (model.device,))
         threads = config.noise_threads
         if threads is None:
             threads = 2 if model.device.type == "cuda" else 0
@@ -172,17 +175,27 @@ class Engine:
     def snapshot(self, session_id: str) -> Snapshot | None:
         """Copy what the stream needs to go on elsewhere; None when there is no such session.
 
-        What is being made must have been reported before, see ``land``.
+        What is being made must have been reported before, see ``land``, and what arrives handed
+        over, see ``hand_over``.
         """
         assert self._flight is None, "a state is taken between two chunks; land() first"
         held = self._held.get(session_id)
         if held is None:
             return None
-        if held.arriving is not None:
-            # It was promised to the client, so it goes along.
-            held.session.update_prompt(held.arriving)
-            held.arriving = None
+        assert held.arriving is None, "a promised change goes along; hand_over() first"
         return Snapshot.take(self._model_id, held.session.state(), held.stream, self.generator)
+
+    def enter(self) -> None:
+        """Prepare the calling thread; the one that builds an engine is prepared."""
+        make_current(self.model.device)
+
+    def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
+        """Give a change whose texts are still being embedded to its session; report it."""
+        held = self._held.get(session_id)
+        if held is None or held.arriving is None:
+            return ()
+        update, held.arriving = held.arriving, None
+        return held.session.update_prompt(update)
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
         """Carry out one command; one for a session that is gone does nothing."""
@@ -196,7 +209,8 @@ class Engine:
             case Credit(frame=frame):
                 session.playout.credit(frame, now)
             case Pause():
-                return (*self.land(), *session.pause(now))
+                events = self.land()
+                return events + (session.pause(now) if command.session_id in self._held else ())
             case Play():
                 session.play(now)
             case Stop():
@@ -233,10 +247,14 @@ class Engine:
         """Ask for at most one chunk for each session of one batch; report what is there.
 
         Where the device works by itself, a batch's chunks are reported by a later step, when the
-        next batch has been asked for or there is none. A first picture waits for nobody.
+        next batch has been asked for or there is none. A first picture waits for nobody, nor does
+        any where asking waits for the device.
         """
         events = list(self._take_arrived())
-        if self._flight is not None and (self._flight.ready() or self._flight.opens()):
+        flight = self._flight
+        if flight is not None and (
+            flight.ready() or flight.opens() or not self.generator.asynchronous
+        ):
             events += self.land()
         output = schedule(self._candidates(now), self.costs, now, self._config.max_batch)
         if output is None:

@@ -95,4 +95,4 @@ class Flight:
 
     def opens(self) -> bool:
         """Whether some viewer waits for a first picture."""
-        return any(chunk.plan.index == 0 for chunk in self.chunks)
+        return any(chunk.plan.opens for chunk in self.chunks)

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from engine.generator import Generator, guidance_of
 from engine.parallel import ParallelNetwork, RowsView
 from engine.spread_pool import SpreadPool
-from engine.team import EXCHANGE_S, Team, meet
+from engine.team import EXCHANGE_S, INTERFACES, Team, meet
 from engine.welcome import Place, PoolShape, Weights, share_weights
 from kernels.backend import Kernels
 from models.interface import LoadedModel
@@ -71,8 +71,9 @@ def end_process(sentence: str) -> None:
 class Followers:
     """The devices other than this process's own. Use it as a context manager, or ``close`` it.
 
-    Its methods are called by the one thread that runs the engine. On Linux the thread that calls
-    ``start`` must outlive it: the others end with that thread.
+    Called by one thread at a time: the main thread starts it, the engine's thread uses it, and it
+    is closed when that has ended. On Linux the thread that calls ``start`` must outlive it: the
+    others end with that thread.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class Followers:
         self._team: Team | None = None
         self._closing, self._noticed = threading.Event(), threading.Event()
         self._once = threading.Lock()
+        self._threads = torch.get_num_threads()
+        self._environment = {name: os.environ.get(name) for name in INTERFACES}
 
     @classmethod
     def start(
@@ -111,12 +114,12 @@ class Followers:
             RuntimeError: they did not find one another.
         """
         places = devices_from(model.device, devices)
-        threads = torch.get_num_threads()
+        followers = cls(devices, report, tempfile.TemporaryDirectory(prefix="longtake-"))
+        threads = followers._threads
         if model.device.type == "cpu":
             # They share the cores.
             threads = max(1, threads // devices)
             torch.set_num_threads(threads)
-        followers = cls(devices, report, tempfile.TemporaryDirectory(prefix="longtake-"))
         try:
             for rank in range(1, devices):
                 place = Place(
@@ -170,7 +173,10 @@ class Followers:
         return tuple(process.pid for process in self._processes)
 
     def close(self) -> None:
-        """Let the other processes end, and end those that do not; no exchange may be going on."""
+        """Let the other processes end, and end those that do not; no exchange may be going on.
+
+        This process has its number of threads and its environment back afterwards.
+        """
         self._closing.set()
         if self._team is not None:
             with contextlib.suppress(RuntimeError):
@@ -185,6 +191,12 @@ class Followers:
             self._team = None
             dist.destroy_process_group()
         self._folder.cleanup()
+        torch.set_num_threads(self._threads)
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
     def __enter__(self) -> Followers:
         return self
@@ -232,6 +244,8 @@ class Followers:
 
     def _out_of_step(self, error: Exception) -> None:
         """Explain a failed exchange by the end of a process, if there was one."""
+        if self._closing.is_set():
+            return
         if not self._noticed.wait(NOTICE_S):
             reason = " ".join(str(error).split())
             self._lost(f"{self._devices} tensor devices are out of step ({reason}); start again")

@@ -16,6 +16,7 @@ from torch import Tensor
 from engine.batch import ChunkBatch, Draw, Guidance
 from engine.denoise import ChunkDenoiser, Network, Trace, denoise
 from engine.page_pool import PagePool
+from engine.prompts import ByteCache, kv_bytes
 from engine.recache import strategy_for
 from engine.stream import Stream
 from engine.window import PageTable
@@ -26,6 +27,10 @@ from models.paged_kv import KVPool, PagedKV, RowPages
 from models.policy import CachePolicy, RopeMode
 from models.sampler import Schedule
 from models.transformer import PromptKV
+
+STACK_BYTES = 1 << 29
+"""Of the prompts kept as rows of a batch, and as much of the empty prompt's, but always the newest
+batch's."""
 
 
 class MakeView(Protocol):
@@ -43,6 +48,23 @@ class MakeView(Protocol):
     ) -> KVView:
         """See ``PagedKV``."""
         ...
+
+
+class _Stacks:
+    """Batches of prompts: for the same prompts the same object, which other devices then know."""
+
+    def __init__(self) -> None:
+        self._made: ByteCache[tuple[int, ...], tuple[tuple[PromptKV, ...], PromptKV]] = ByteCache(
+            STACK_BYTES, lambda made: kv_bytes(made[1])
+        )
+
+    def of(self, prompts: Sequence[PromptKV]) -> PromptKV:
+        """Put the rows of several prompts into one batch, in order."""
+        if len(prompts) == 1:
+            return prompts[0]
+        # The prompts are kept beside their batch, so that no other one gets the id of one of them.
+        key = tuple(map(id, prompts))
+        return self._made.get(key, lambda: (tuple(prompts), PromptKV.stack(prompts)))[1]
 
 
 @torch.inference_mode()
@@ -86,6 +108,7 @@ class Generator:
         self._make_view = make_view
         self._denoiser = denoiser
         self._guidance = guidance
+        self._stacks, self._empty_stacks = _Stacks(), _Stacks()
         self._recache = strategy_for(policy)
 
     @classmethod
@@ -94,6 +117,11 @@ class Generator:
         entry = model.entry
         guidance = guidance_of(model)
         return cls(model.transformer, entry.transformer, entry.cache, pool, guidance=guidance)
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether asking for a chunk never waits for the device; the plain loop's views do."""
+        return self._denoiser is not None
 
     @property
     def keeps_cache(self) -> bool:
@@ -222,13 +250,17 @@ class Generator:
         context_timestep: float | None,
     ) -> ChunkBatch:
         """Join what the plain loop takes; ``first`` stands for the size of all rows."""
+        guidance = self._guidance
+        if guidance is not None:
+            empty = self._empty_stacks.of([guidance.empty] * len(prompts))
+            guidance = replace(guidance, empty=empty)
         return ChunkBatch(
             kv=self._view(first, rows),
-            prompt=PromptKV.stack(prompts),
+            prompt=self._stacks.of(prompts),
             schedule=schedule,
             draw=draw,
             context_timestep=context_timestep,
-            guidance=self._guidance,
+            guidance=guidance,
         )
 
     def _clean_pass(

@@ -106,11 +106,6 @@ class Playout:
             self._origin += max(0.0, now - deadline)
         return deadline - now
 
-    def may_run(self, frames: int, now: float) -> bool:
-        """Whether a chunk of ``frames`` may be started."""
-        due = self.runnable_at(frames)
-        return due is not None and due <= now
-
     def runnable_at(self, frames: int) -> float | None:
         """Return when a chunk of ``frames`` may be started; None until more credit comes.
 

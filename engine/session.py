@@ -65,6 +65,7 @@ class ChunkPlan:
         steps: Denoising steps.
         last: No chunk follows.
         ready_since: When it could have been started.
+        opens: It is the stream's first one here, after a restore too: a viewer waits for a picture.
     """
 
     index: int
@@ -75,6 +76,7 @@ class ChunkPlan:
     steps: int
     last: bool
     ready_since: float
+    opens: bool
 
 
 class Session:
@@ -163,7 +165,7 @@ class Session:
         left = frames
         if self.spec.num_frames is not None:
             left = self.spec.num_frames - self.next_frame
-        self.last_run = now
+        opens, self.last_run = self.last_run == float("-inf"), now
         plan = ChunkPlan(
             index=self.chunk_index,
             first_frame=self.next_frame,
@@ -173,6 +175,7 @@ class Session:
             steps=self.governor.steps,
             last=self.spec.num_frames is not None and left <= frames,
             ready_since=min(ready_since, now),
+            opens=opens,
         )
         self.playout.start(plan.frames)
         self.chunk_index += 1

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["EXCHANGE_S", "Team", "meet"]
+__all__ = ["EXCHANGE_S", "INTERFACES", "Team", "meet"]
 
 MEETING_S = 300.0
 """How long the processes wait for one another at the start, each having torch to load and memory
@@ -28,6 +28,8 @@ to take."""
 EXCHANGE_S = 120.0
 """How long an exchange of tensors may take. All devices do equal work: who waits so long waits
 for one that hangs."""
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Environment variables that name the network interface to talk over; ``meet`` sets them."""
 IDLE = timedelta(days=365)
 """How long the others wait for an announcement: nobody may watch for days."""
 
@@ -113,8 +115,8 @@ def meet(
     Raises:
         RuntimeError: the others did not come.
     """
-    for library in ("GLOO", "NCCL"):
-        os.environ[f"{library}_SOCKET_IFNAME"] = _loopback()
+    for name in INTERFACES:
+        os.environ[name] = _loopback()
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder / 'meeting'}",

@@ -24,12 +24,20 @@ T = TypeVar("T")
 class Stepped(Protocol):
     """What the thread needs of an engine."""
 
+    def enter(self) -> None:
+        """Prepare the calling thread, which is the one that uses the engine from now on."""
+        ...
+
     def admit(self, spec: StreamSpec, now: float, snapshot: Snapshot | None = None) -> Admission:
         """Take a stream in, or say why not."""
         ...
 
     def snapshot(self, session_id: str) -> Snapshot | None:
         """Copy what a stream needs to go on elsewhere."""
+        ...
+
+    def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
+        """Give a change whose texts are still being embedded to its session; report it."""
         ...
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
@@ -126,6 +134,8 @@ class EngineThread:
 
         def take() -> bytes | None:
             self._emit(self._engine.land())
+            # A change that was promised to the client goes along.
+            self._emit(self._engine.hand_over(session_id))
             snapshot = self._engine.snapshot(session_id)
             return None if snapshot is None else snapshot.to_bytes()
 
@@ -165,6 +175,7 @@ class EngineThread:
             self._wake.notify()
 
     def _run(self) -> None:
+        self._engine.enter()
         while self._wait_for_work():
             while self._inbox:
                 self._obey(self._inbox.popleft())

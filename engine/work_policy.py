@@ -121,6 +121,12 @@ class WorkPolicy:
                 f"chunks of {own.chunk_frames}; it must hold both, so at least "
                 f"{sink + own.chunk_frames}; enlarge the window or give a smaller sink"
             )
+        if own.recache == "every_chunk" and window is not None and window <= own.chunk_frames:
+            raise ValueError(
+                f"policy {self}: a window of {window} latent frames; this model rebuilds its context "
+                f"before every chunk of {own.chunk_frames}, and the window must hold at least a frame "
+                f"of it, so at least {own.chunk_frames + 1}; enlarge the window"
+            )
         if self.merge_clean_pass and own.recache == "every_chunk":
             raise ValueError(
                 f"policy {self}: this model rebuilds its context before every chunk and has no "

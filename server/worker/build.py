@@ -62,7 +62,8 @@ class Built:
     followers: Followers | None = None
 
     def close(self) -> None:
-        """End the processes of other devices; the engine is used no more."""
+        """End the engine's own threads and the processes of other devices; it is used no more."""
+        self.engine.close()
         if self.followers is not None:
             self.followers.close()
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.accelerated import generator_factory, prepare
+from engine.accelerated import BATCH_SIZES, generator_factory, prepare
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
+from engine.cuda_graph import choose_size
 from engine.engine import Engine
 from engine.merged import MergingGenerator
 from engine.snapshot import Snapshot
@@ -203,7 +204,21 @@ def test_pages_smaller_than_a_frame_cannot_be_chosen_from() -> None:
 
 
 def test_choosing_pages_wraps_any_attention() -> None:
-    make = generator_factory(
-        TorchKernels(OracleAttention()), policy=WorkPolicy.parse("keep-pages=2")
-    )
-    assert callable(make)
+    policy = WorkPolicy.parse("keep-pages=2")
+    model = random_model(tiny_test_entry(sizes=((64, 32),), cache=CACHE, sampler=GUIDED), 0)
+    shown = []
+    for attention in (None, OracleAttention()):
+        kernels = TorchKernels() if attention is None else TorchKernels(attention)
+        make = generator_factory(kernels, policy=policy)
+        ticks = itertools.count().__next__
+        engine = Engine(
+            model, EngineConfig(), lambda ticks=ticks: ticks() / 100, COSTS, memory_for(model, 2),
+            make_generator=make,
+        )  # fmt: skip
+        engine.admit(SPEC, 0.0)
+        shown.append(torch.cat([frames_of(step(engine))[0] for _ in range(5)]))
+    assert (shown[0] - shown[1]).abs().max() <= 1
+
+
+def test_the_largest_batch_of_an_engine_has_a_captured_size() -> None:
+    assert choose_size(EngineConfig().max_batch, BATCH_SIZES) == EngineConfig().max_batch

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.config import EngineConfig, free_memory, plan_memory
+from engine.config import EngineConfig, free_memory, make_current, plan_memory
 from engine.cost_table import CostTable
 from engine.engine import Engine
 from engine.pixels import Pixels
@@ -76,3 +76,13 @@ def test_an_encoded_clip_decodes_through_the_streams_own_state():
     assert (decoded[-1, :, 20:].int() - 90).abs().max() <= 1
     assert stream.pixels.shape[1] == 5
     assert stream.anchor.shape == (1, 1, 16, 12, 20)
+
+
+def test_only_a_device_with_a_number_is_made_the_thread_s_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        make_current(torch.device(name))
+    assert chosen == [torch.device("cuda:1")]

@@ -9,6 +9,8 @@ import torch
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.engine import Engine
+from engine.snapshot import Snapshot
+from engine.thread import EngineThread
 from engine.types import (
     Admitted,
     ChunkReady,
@@ -486,6 +488,29 @@ def test_a_change_takes_effect_when_its_text_is_ready(slow, clock):
     wait_until_embedded(engine, "e2")
     (applied,) = [e for e in drive(engine, clock) if isinstance(e, PromptApplied)]
     assert applied == PromptApplied("s", "e2", 4, 45)
+
+
+def test_a_change_that_a_state_replaces_is_reported_and_the_state_has_the_newer_one(slow, clock):
+    engine, text = slow
+    for ready in ("a red ball", "e1"):
+        text.gate(ready).set()
+    engine.admit(spec(num_frames=93), clock.now)
+    wait_until_embedded(engine, "a red ball")
+    engine.step(clock.now)
+    engine.apply(Pause("s"), clock.now)
+    for name in ("e1", "e2"):
+        engine.apply(UpdatePrompt("s", PromptUpdate(name, (PromptPart(name),))), clock.now)
+        if name == "e1":
+            wait_until_embedded(engine, name)
+            engine.step(clock.now)
+    seen = []
+    thread = EngineThread(engine, seen.append, clock)
+    thread.start()
+    data = thread.snapshot("s").result(10)
+    thread.stop(10)
+    assert seen == [PromptSuperseded("s", "e1", "e2")]
+    assert "e2" in str(Snapshot.from_bytes(data).session["prompts"])
+    assert engine.hand_over("s") == engine.hand_over("nobody") == ()
 
 
 def test_a_text_that_cannot_be_embedded_ends_its_stream_with_the_reason(slow, clock):

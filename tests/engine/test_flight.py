@@ -10,6 +10,7 @@ from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.engine import Engine
 from engine.frame_copy import Mark, PendingFrames
+from engine.generator import Generator
 from engine.snapshot import Snapshot
 from engine.thread import EngineThread
 from engine.types import (
@@ -54,13 +55,20 @@ class Later(PendingFrames):
         return super().result()
 
 
-def engine_of(log=None, **config):
+class ByItself(Generator):
+    """A generator that can be asked without waiting, as captured graphs can."""
+
+    asynchronous = True
+
+
+def engine_of(log=None, make=ByItself.of, **config):
     """An engine; with ``log`` its frames come later, and what happens is written there."""
     model = random_model(tiny_test_entry(sizes=((64, 32),), cache=POLICY), 0)
     ticks = itertools.count().__next__
     memory = memory_for(model, 2)
     engine = Engine(
-        model, EngineConfig(max_batch=2, **config), lambda: ticks() / 100, COSTS, memory
+        model, EngineConfig(max_batch=2, **config), lambda: ticks() / 100, COSTS, memory,
+        make_generator=make,
     )  # fmt: skip
     if log is not None:
         decode = engine._pixels.decode
@@ -149,6 +157,24 @@ def test_a_chunk_is_waited_for_after_the_next_one_was_asked_for_but_the_first_at
     ]
 
 
+def test_the_first_chunk_of_a_restored_stream_waits_for_nobody() -> None:
+    first, log = engine_of(), []
+    first.admit(spec(), 0.0)
+    first.step(0.0)
+    second = engine_of(log)
+    assert isinstance(second.admit(spec(), 0.0, first.snapshot("s")), Admitted)
+    run(second, ["s"])
+    assert log[:6] == ["asked", "waited", "asked", "asked", "waited", "asked"]
+
+
+def test_where_asking_waits_for_the_device_no_chunk_is_kept_back_for_the_next_one() -> None:
+    log: list[str] = []
+    engine = engine_of(log, Generator.of)
+    engine.admit(spec(), 0.0)
+    run(engine, ["s"])
+    assert log == ["asked", "waited"] * 5
+
+
 def test_a_pause_and_a_stop_come_behind_the_chunk_that_is_being_made() -> None:
     for command, kind in ((Pause("s"), SessionPaused), (Stop("s"), SessionEnded)):
         engine = engine_of([])
@@ -163,6 +189,15 @@ def test_a_pause_and_a_stop_come_behind_the_chunk_that_is_being_made() -> None:
         assert made == (last.frame if isinstance(last, SessionPaused) else last.frames)
 
 
+def test_a_pause_behind_the_last_chunk_says_only_that_the_stream_ended() -> None:
+    engine = engine_of([])
+    engine.admit(spec(frames=9), 0.0)
+    engine.step(0.0)
+    chunk, ended = engine.apply(Pause("s"), 1.0)
+    assert isinstance(chunk, ChunkReady)
+    assert isinstance(ended, SessionEnded)
+
+
 def test_a_state_is_taken_behind_the_chunk_that_is_being_made() -> None:
     seen = []
     engine = engine_of([])
@@ -170,12 +205,15 @@ def test_a_state_is_taken_behind_the_chunk_that_is_being_made() -> None:
     thread = EngineThread(engine, seen.append)
     for now in (0.0, 1.0):
         seen += engine.step(now)
+    told: list[int] = []
+    future = thread.snapshot("s")
+    future.add_done_callback(lambda _: told.append(len(seen)))  # on the engine's thread
     thread.start()
-    data = thread.snapshot("s").result(timeout=30)
+    data = future.result(timeout=30)
     thread.stop()
     state = Snapshot.from_bytes(data).session
-    chunks = [event for event in seen if isinstance(event, ChunkReady)]
-    assert state["frames"] <= sum(chunk.num_frames for chunk in chunks)
+    chunks = [event for event in seen[: told[0]] if isinstance(event, ChunkReady)]
+    assert state["frames"] == sum(chunk.num_frames for chunk in chunks) > 0
     assert [chunk.chunk_index for chunk in chunks] == list(range(len(chunks)))
 
 
@@ -223,7 +261,9 @@ def test_on_a_gpu_frames_are_those_of_an_engine_that_waits_for_each() -> None:
     model = random_model(entry, 0, device=torch.device("cuda"))
     frames = []
     for waits in (False, True):
-        engine = Engine(model, EngineConfig(max_batch=2), time.monotonic, COSTS)
+        engine = Engine(
+            model, EngineConfig(max_batch=2), time.monotonic, COSTS, make_generator=ByItself.of
+        )
         for name in ("s", "t"):
             engine.admit(spec(name), time.monotonic())
         hook = (lambda step, engine=engine: engine.land()) if waits else (lambda step: ())

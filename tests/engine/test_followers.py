@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -120,17 +121,38 @@ def chunks(engine: Engine, count: int) -> list[np.ndarray]:
 @contextmanager
 def followers(told: list[str], exchange_s: float = 60.0) -> Iterator[Followers]:
     """This process and another one."""
-    threads, names = torch.get_num_threads(), ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-    before = {name: os.environ.get(name) for name in names}
     model = tiny_test_model(0)
+    with Followers.start(model, 2, report=told.append, exchange_s=exchange_s) as started:
+        yield started
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_process_is_afterwards_as_it_was_before(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     try:
-        with Followers.start(model, 2, report=told.append, exchange_s=exchange_s) as started:
-            yield started
+        if fails:
+
+            def broken(*_: object) -> None:
+                os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+                raise RuntimeError("nobody came")
+
+            monkeypatch.setattr("engine.followers.meet", broken)
+            with pytest.raises(RuntimeError, match="nobody came"), followers([]):
+                pass
+        else:
+            with followers([]):
+                assert torch.get_num_threads() == 1
+                assert os.environ["GLOO_SOCKET_IFNAME"] != "mine"
+        assert torch.get_num_threads() == 2
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
+        assert "NCCL_SOCKET_IFNAME" not in os.environ
     finally:
         torch.set_num_threads(threads)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
 
 
 def test_a_snapshot_goes_from_two_devices_to_one_and_back() -> None:
@@ -183,6 +205,14 @@ def test_a_follower_that_hangs_is_not_waited_for_without_end() -> None:
         os.kill(started.process_ids[0], signal.SIGKILL)
     (sentence,) = told
     assert sentence.startswith("2 tensor devices are out of step (")
+
+
+def test_an_exchange_that_fails_while_closing_is_not_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    with Followers(2, told.append, TemporaryDirectory(dir=tmp_path)) as closing:
+        pass
+    closing._out_of_step(RuntimeError("the connection is closed"))
+    assert not told
 
 
 @linux

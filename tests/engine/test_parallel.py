@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.batch import Guidance
 from engine.generator import Generator
 from engine.parallel import ParallelNetwork, RowsView, follow
 from engine.spread_pool import SpreadPool
@@ -127,6 +128,49 @@ def test_two_processes_give_the_latents_of_one(results: Results, name: str) -> N
     # What leaves the pool has the heads of both, as if there were one.
     torch.testing.assert_close(pages, torch.stack(pool.export(PAGES)), atol=2e-5, rtol=1e-4)
     assert torch.equal(moved, pages[:, :, [1, 0]])
+
+
+class Alone(Team):
+    """One device that notes what it would have told others."""
+
+    told: list[Any]
+
+    def announce(self, message: object) -> None:
+        self.told.append(message)
+
+    def share(self, value: torch.Tensor) -> torch.Tensor:
+        return value
+
+    def gather(self, value: torch.Tensor) -> list[torch.Tensor]:
+        return [value]
+
+    def exchange(self, sent: torch.Tensor) -> torch.Tensor:
+        return sent
+
+
+@torch.inference_mode()
+def test_prompts_of_a_batch_are_sent_once() -> None:
+    team, latent_hw, network = Alone(0, 1), (4, 6), network_of(CONFIG)
+    team.told = []
+    pool = pool_of(latent_hw, team)
+    prompts = [network.prompt_kv(torch.full((1, 5, 16), float(value))) for value in range(3)]
+    parallel = ParallelNetwork(network, pool, team)
+    generator = Generator(
+        parallel, CONFIG, POLICY, pool, RowsView.make, guidance=Guidance(2.0, prompts[2])
+    )
+    streams = [stream for _ in range(2) if (stream := generator.open(latent_hw)) is not None]
+    noise = torch.randn(2, 2, 2, 16, *latent_hw)
+
+    def sent(*which: int) -> int:
+        team.told.clear()
+        generator.chunk(
+            streams, 2, [prompts[index] for index in which], [False] * 2, Sampler().schedule(2, 1),
+            noise.__getitem__,
+        )  # fmt: skip
+        return sum(call.prompt_shape is not None for call in team.told)
+
+    # Two prompts and two empty ones; the same again; other prompts.
+    assert [sent(0, 1), sent(0, 1), sent(1, 0), sent(0, 1)] == [2, 0, 1, 0]
 
 
 def test_a_device_keeps_its_share_of_the_heads() -> None:

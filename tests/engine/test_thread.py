@@ -20,6 +20,7 @@ from engine.types import (
     UpdatePrompt,
 )
 from tests.fakes_engine import COSTS, fake_model, memory_for, network_of
+from tests.server.fakes import FakeEngine
 
 
 def spec(name="s", **changes):
@@ -120,6 +121,16 @@ def test_a_defect_between_ticks_ends_every_session_with_a_reason(running):
     assert "KeyError" in events.wait_for(SessionEnded).error
     assert isinstance(thread.admit(spec("b", num_frames=9)).result(10), Admitted)
     assert events.wait_for(SessionEnded).reason == "complete"
+
+
+def test_the_engine_prepares_the_thread_that_uses_it() -> None:
+    entered, engine = [], FakeEngine()
+    engine.enter = lambda: entered.append(threading.current_thread().name)
+    thread = EngineThread(engine, lambda event: None)
+    thread.start()
+    thread.call(lambda: None).result(10)
+    thread.stop(10.0)
+    assert entered == ["engine"]
 
 
 def test_nothing_is_taken_after_stop(running):

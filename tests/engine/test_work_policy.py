@@ -75,6 +75,7 @@ def test_a_text_that_cannot_be_is_one_sentence(text: str, seen: str, do: str) ->
         ("window=5", "none", "at least 6; enlarge the window"),
         ("window=6,keep-pages=1", "none", "has 0 besides .* leave keep-pages out"),
         ("keep-pages=6", "none", "keep 1 to 5"),
+        ("window=3,sink=0", "every_chunk", "at least a frame of it, so at least 4; enlarge"),
         ("merge-clean-pass", "every_chunk", "no clean pass to merge; leave merge-clean-pass out"),
     ],
 )

@@ -73,6 +73,12 @@ class FakeEngine:
     def snapshot(self, session_id: str) -> Snapshot | None:
         return None
 
+    def enter(self) -> None:
+        pass
+
+    def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
+        return ()
+
     def land(self) -> tuple[EngineEvent, ...]:
         return ()
 

@@ -36,7 +36,16 @@ def test_the_policy_reaches_the_engine(folder: Path) -> None:
 def test_merging_alone_lets_jobs_go_on_anywhere(folder: Path) -> None:
     merged = built(folder, "merge-clean-pass")
     assert "merge" not in merged.fingerprint
-    merged.engine.close()
+    merged.close()
+
+
+def test_what_was_built_ends_its_engine_s_threads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, closed = built(folder, ""), []
+    monkeypatch.setattr(one.engine, "close", lambda: closed.append("engine"))
+    one.close()
+    assert closed == ["engine"]
 
 
 def test_a_policy_the_model_cannot_follow_is_one_sentence(folder: Path) -> None:
