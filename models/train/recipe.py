@@ -230,7 +230,7 @@ def first_light() -> Recipe:
             peak=2.5e-3,
             bidirectional_share=0.0,
             half_weights=True,
-            opening_share=0.65,
+            opening_share=0.35,
             opening_batch=24,
             served_share=0.8,
             subject_weight=3.0,
