@@ -79,7 +79,7 @@ def _speed(device: str, model: str, row: Report) -> Row:
         "captured" if row["captured"] else "eager",
         f"{row['frames_per_s']:.1f}",
         f"{row['pass_ms']:.1f}",
-        f"{row['denoise_tflops']:.1f}" if "denoise_tflops" in row else "",
+        f"{row['denoise_tflops']:.4g}" if "denoise_tflops" in row else "",
         f"{row['share_of_matmul_rate']:.0%}" if "share_of_matmul_rate" in row else "",
     )
 
