@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from engine.bands import Bands, plan_bands
+from engine.prompts import kv_bytes
 from engine.spread_pool import Export, Load, SpreadPool
 from engine.team import Team
 from kernels.backend import Kernels, TorchKernels
@@ -232,11 +233,7 @@ def follow(network: CausalWan, pool: SpreadPool, team: Team, kernels: Kernels | 
 def _remember(prompts: OrderedDict[int, PromptKV], number: int, prompt: PromptKV) -> None:
     """Keep a prompt's keys; every device forgets the same ones."""
     prompts[number] = prompt
-    kept = sum(map(_nbytes, prompts.values()))
+    kept = sum(map(kv_bytes, prompts.values()))
     while kept > PROMPT_BYTES and len(prompts) > 1:
         _, oldest = prompts.popitem(last=False)
-        kept -= _nbytes(oldest)
-
-
-def _nbytes(prompt: PromptKV) -> int:
-    return sum(tensor.nbytes for tensor in (*prompt.k, *prompt.v))
+        kept -= kv_bytes(oldest)

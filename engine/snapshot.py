@@ -3,7 +3,8 @@
 A snapshot is taken between two chunks and holds the stream's latents, keys and values, decoder
 state and prompts at full precision, so that what follows is bit for bit what would have followed
 (same model, device, dtype and backend; under merge-clean-pass up to rounding). A policy that
-rebuilds its context before every chunk needs no keys and values. The container is safetensors: reading one runs no code.
+rebuilds its context before every chunk needs no keys and values. The container is safetensors:
+reading one runs no code.
 
 Noise is not in it, because noise is a function of seed and place.
 """

@@ -165,8 +165,7 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
     names = (
         "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "codec",
         "text_device", "policy", "tensor_devices", "api_key", "allow_origin", "resume_grace",
-        "max_sessions",
-        "random_weights",
+        "max_sessions", "random_weights",
     )  # fmt: skip
     values: dict[str, object] = {}
     for name in names:

@@ -26,6 +26,7 @@ WARM_LATENTS = 4
 """Latents encoded before a far window, so that the encoder's memory is that of a long stream."""
 
 _START_S = 600.0
+_NEVER = 10**6  # frames: longer than any clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Footage:
 
         begin = draw.integers(0, int(_START_S * recipe.fps), count)
         length = CHUNKS * chunk - 3
-        never = begin + 10**6
+        never = begin + _NEVER
         turn = np.where(start_switch > 0, begin + chunk * start_switch - 3, never)
         start = _Clip(begin, length, turn)
         # Half of the far windows follow soon, half anywhere within ``far_s``.
@@ -97,7 +98,7 @@ class Footage:
         far_turn = np.where(settled & ~in_start, later - chunk, np.where(in_start, turn, far_turn))
         far = _Clip(later, warm + (CHUNKS - 1) * chunk, far_turn)
 
-        before = opened(draw_scenes(draw, count), begin, recipe.width / recipe.height / 2)
+        before = self._opened(begin)
         meeting_s = np.where(in_start, turn, far_turn) / recipe.fps
         changed = change_some(draw, before)
         after = anchored(before, changed, np.where(changes, meeting_s, 0.0))
@@ -126,26 +127,23 @@ class Footage:
         """Render and encode the first chunks of ``count`` streams."""
         recipe = self._recipe
         begin = self._draw.integers(0, int(_START_S * recipe.fps), count)
-        middle = recipe.width / recipe.height / 2
-        scenes = opened(draw_scenes(self._draw, count), begin, middle)
-        pixels = render(
-            scenes,
-            begin,
-            4 * recipe.chunk_frames - 3,
-            size=(recipe.width, recipe.height),
-            device=self._device,
-        )
+        scenes = self._opened(begin)
+        clip = _Clip(begin, 4 * recipe.chunk_frames - 3, begin + _NEVER)
         captions = caption_batch(scenes, self._draw)
         ids, mask = token_ids(
             tokenizer, [caption.text for caption in captions], recipe.text.text_len
         )
-        never = _Clip(begin, 4 * recipe.chunk_frames - 3, begin + 10**6)
         return Opening(
-            latents=encode(pixels),
-            cover=self._cover(scenes, scenes, never),
+            latents=encode(self._film(scenes, scenes, clip)),
+            cover=self._cover(scenes, scenes, clip),
             ids=ids.to(self._device),
             mask=mask.to(self._device),
         )
+
+    def _opened(self, begin: NDArray[np.int64]) -> SceneBatch:
+        """Draw the scenes of streams that begin at world frames ``begin [B]``."""
+        middle = self._recipe.width / self._recipe.height / 2
+        return opened(draw_scenes(self._draw, len(begin)), begin, middle)
 
     def _cover(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
         """Where the subject is, for every latent of a clip: ``[B, F, H, W]`` from 0 to 1."""

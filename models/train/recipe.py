@@ -7,6 +7,7 @@
 from dataclasses import dataclass, replace
 
 from models.config import TransformerConfig
+from models.registry import LONGTAKE_TINY
 from models.sampler import Sampler
 from models.taehv import TaehvConfig
 from models.text_encoder import TextEncoderConfig
@@ -163,32 +164,18 @@ class Recipe:
 
 def tiny() -> Recipe:
     """The bundled model ``longtake-tiny``: 160x96 at 16 frames a second, 12-frame window."""
+    codec = LONGTAKE_TINY.codec.config
+    assert isinstance(codec, TaehvConfig), "the bundled model's codec is the narrow one"
+    width, height = LONGTAKE_TINY.sizes[0]
     return Recipe(
         name="tiny",
-        transformer=TransformerConfig(
-            dim=384,
-            ffn_dim=1024,
-            num_heads=6,
-            num_layers=9,
-            text_dim=192,
-            text_len=48,
-            freq_dim=256,
-            placed=True,
-        ),
-        codec=TaehvConfig(decoder_widths=(128, 64, 32, 32), encoder_width=48),
-        text=TextEncoderConfig(
-            vocab_size=512,
-            dim=192,
-            dim_attn=192,
-            dim_ffn=384,
-            num_heads=3,
-            num_layers=3,
-            text_len=48,
-        ),
-        width=160,
-        height=96,
-        fps=16,
-        sampler=Sampler(shift=3.0, steps=(1000.0, 750.0, 500.0, 250.0), warp=True),
+        transformer=LONGTAKE_TINY.transformer,
+        codec=codec,
+        text=LONGTAKE_TINY.text,
+        width=width,
+        height=height,
+        fps=LONGTAKE_TINY.fps,
+        sampler=LONGTAKE_TINY.sampler,
         autoencoder=AutoencoderRecipe(StageLimits(4000, 210.0), batch=32),
         text_start=TextRecipe(StageLimits(1500, 60.0)),
         data=DataRecipe(held=16384, at_once=64, refresh_every=8),
