@@ -186,7 +186,7 @@ def tiny() -> Recipe:
 
 
 def first_light() -> Recipe:
-    """What two CPU cores train in under three hours: the diffusion-forcing teacher is the model."""
+    """For two CPU cores and some hours: the diffusion-forcing teacher is the model."""
     full = tiny()
     return replace(
         full,
