@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from engine import bench, work_policy
-from engine.accelerated import prepare, under
+from engine.assemble import assemble
 from engine.bands import check_devices
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
@@ -195,18 +195,11 @@ def _engine(
     config = EngineConfig(max_sessions=1, max_jobs=batch, max_batch=batch, devices=devices)
     # Clips run in one batch of the size asked for: there is nothing to measure.
     costs = CostTable({1: 1.0, batch: 1.0}, 0.0, 0.0)
-    if devices == 1:
-        model, make = prepare(model, policy, TorchKernels())
-        return Engine(model, config, time.monotonic, costs, make_generator=make)
-    model = under(model, policy)
-    others = stack.enter_context(Followers.start(model, devices))
-    return Engine(
-        model,
-        config,
-        time.monotonic,
-        costs,
-        make_generator=others.make_generator,
-        make_pool=others.make_pool,
+    followers = None
+    if devices > 1:
+        followers = stack.enter_context(Followers.start(model, devices))
+    return assemble(
+        model, config, time.monotonic, policy, TorchKernels(), costs=costs, followers=followers
     )
 
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 
-from engine.accelerated import prepare, under
+from engine.assemble import assemble
 from engine.bands import check_devices
 from engine.config import EngineConfig
 from engine.dtype import choose_dtype
 from engine.engine import Engine
 from engine.followers import Followers, devices_from
 from engine.work_policy import WorkPolicy
-from kernels.backend import Kernels
 from kernels.select import Target, select
 from models.accelerate import accelerate
 from models.entry import ModelEntry
@@ -144,11 +143,18 @@ def build(settings: Settings, say: Say) -> Built:
         if devices > 1:
             say(f"starting {devices - 1} more, which share every stream; chunks run eagerly")
             followers = Followers.start(model, devices, kernels=kernels, fast=fast)
-            model = under(model, policy)
             if fast:
                 accelerate(model.transformer, kernels)
         say("measuring what a chunk costs here")
-        engine = _engine(model, config, policy, kernels, followers)
+        engine = assemble(
+            model,
+            config,
+            time.monotonic,
+            policy,
+            kernels,
+            max_steps=max_steps(model),
+            followers=followers,
+        )
         model = engine.model
     except (ValueError, OSError, RuntimeError) as error:
         if followers is not None:
@@ -165,25 +171,6 @@ def build(settings: Settings, say: Say) -> Built:
     if policy.changes_picture:
         fingerprint += f"|{policy}"
     return Built(engine, card_of(model), named, fingerprint, listing, followers)
-
-
-def _engine(
-    model: LoadedModel,
-    config: EngineConfig,
-    policy: WorkPolicy,
-    kernels: Kernels,
-    followers: Followers | None,
-) -> Engine:
-    if followers is not None:
-        return Engine(
-            model,
-            config,
-            time.monotonic,
-            make_generator=followers.make_generator,
-            make_pool=followers.make_pool,
-        )
-    model, make = prepare(model, policy, kernels, max_steps=max_steps(model))
-    return Engine(model, config, time.monotonic, make_generator=make)
 
 
 def _entry(settings: Settings) -> ModelEntry:
