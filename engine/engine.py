@@ -192,10 +192,7 @@ class Engine:
     def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
         """Give a change whose texts are still being embedded to its session; report it."""
         held = self._held.get(session_id)
-        if held is None or held.arriving is None:
-            return ()
-        update, held.arriving = held.arriving, None
-        return held.session.update_prompt(update)
+        return () if held is None else held.hand_over()
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
         """Carry out one command; one for a session that is gone does nothing."""
@@ -274,7 +271,7 @@ class Engine:
     def land(self) -> tuple[EngineEvent, ...]:
         """Wait for the chunks that are being made, if there are any, and report them."""
         flight, self._flight = self._flight, None
-        return tuple(self._report(flight))
+        return () if flight is None else tuple(self._report(flight))
 
     def capacity(self) -> Capacity:
         """Return how full the engine is."""
@@ -320,11 +317,10 @@ class Engine:
             decoding = decoded
         return Flight(tuple(chunks), now, clock_s, begun, denoised)
 
-    def _report(self, flight: Flight | None) -> list[EngineEvent]:
+    def _report(self, flight: Flight) -> list[EngineEvent]:
         """Wait for the chunks of a flight and report those of sessions that are still held."""
         events: list[EngineEvent] = []
-        for chunk in () if flight is None else flight.chunks:
-            assert flight is not None
+        for chunk in flight.chunks:
             session, plan = chunk.held.session, chunk.plan
             session_id = session.spec.session_id
             if self._held.get(session_id) is not chunk.held:
@@ -381,10 +377,8 @@ class Engine:
         events: list[EngineEvent] = []
         for held in self._held.values() if rows is None else rows:
             update = held.arriving
-            if update is None or not self._prompts.ready([p.text for p in update.prompts]):
-                continue
-            held.arriving = None
-            events.extend(held.session.update_prompt(update))
+            if update is not None and self._prompts.ready([part.text for part in update.prompts]):
+                events.extend(held.hand_over())
         return tuple(events)
 
     def _demands(self) -> list[Demand]:

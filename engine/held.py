@@ -11,7 +11,7 @@ from engine.admission import Demand
 from engine.scheduler import Candidate
 from engine.session import ChunkPlan, Session
 from engine.stream import Stream
-from engine.types import PromptUpdate
+from engine.types import EngineEvent, PromptUpdate
 
 
 @dataclass(slots=True)
@@ -36,6 +36,11 @@ class Held:
         if self.session.chunk_index > 0:
             return ()
         return tuple(part.text for part in self.session.spec.prompts)
+
+    def hand_over(self) -> tuple[EngineEvent, ...]:
+        """Give the change that arrives to the session; report it."""
+        update, self.arriving = self.arriving, None
+        return () if update is None else self.session.update_prompt(update)
 
     def candidate(self, own_first_schedule: bool, now: float) -> Candidate | None:
         """Describe it to the scheduler; None while it may not run.
