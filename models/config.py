@@ -28,6 +28,12 @@ class TransformerConfig:
         image_dim: width of the image tokens; None when the network takes none.
         placed: whether every token is told its row and column. Wan's networks are not: they
             find it out from the picture that shows through the noise, over many steps.
+        frame_places: latent frames of a chunk, each of which has a learned vector that tells its tokens
+            its place in the chunk; passes then begin at a chunk's first frame. 0 for none: relative
+            positions tell frames apart only by what they show, and at full noise they show nothing.
+        predicts_x0: whether the last layer says what the clean latents are, and the flow follows
+            from that (Li and He 2025, arXiv:2511.13720). A token of a large patch then need not
+            carry the noise of all its latents through a narrow network.
     """
 
     dim: int
@@ -43,6 +49,8 @@ class TransformerConfig:
     eps: float = 1e-6
     image_dim: int | None = None
     placed: bool = False
+    frame_places: int = 0
+    predicts_x0: bool = False
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or self.head_dim % 2:

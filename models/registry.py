@@ -118,6 +118,8 @@ LONGTAKE_TINY = ModelEntry(
         text_dim=192,
         text_len=48,
         placed=True,
+        frame_places=3,
+        predicts_x0=True,
     ),
     text=TextEncoderConfig(
         vocab_size=512,

@@ -21,7 +21,7 @@ from kernels.backend import Kernels, TorchKernels
 from models.config import TransformerConfig
 from models.kv import KVView, QKNorm
 
-__all__ = ["CausalWan", "PromptKV", "places", "sinusoid"]
+__all__ = ["CausalWan", "PromptKV", "flow_from_x0", "places", "sinusoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,18 @@ def places(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
     rows, columns = axis(grid[0]), axis(grid[1])
     both = rows[:, None].expand(-1, grid[1], -1), columns[None].expand(grid[0], -1, -1)
     return torch.cat(both, dim=-1).flatten(0, 1)
+
+
+def flow_from_x0(latents: Tensor, x0: Tensor, timesteps: Tensor) -> Tensor:
+    """Turn an estimate of the clean latents into the velocity ``(latents - x0) / sigma``.
+
+    Args:
+        latents: ``[B, F, C, H, W]`` what the network saw.
+        x0: ``[B, F, C, H, W]`` its estimate.
+        timesteps: ``[B, F]``, 0 to 1000; levels below a twentieth count as that.
+    """
+    sigma = (timesteps / 1000.0).clamp_min(0.05)[:, :, None, None, None]
+    return ((latents.float() - x0.float()) / sigma).to(x0.dtype)
 
 
 class SelfAttention(nn.Module):
@@ -241,6 +253,8 @@ class CausalWan(nn.Module):
         dim = config.dim
         self.config = config
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, config.patch, config.patch)
+        told = nn.Parameter(torch.zeros(config.frame_places, dim)) if config.frame_places else None
+        self.register_parameter("frame_places", told)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
@@ -304,12 +318,16 @@ class CausalWan(nn.Module):
             if token_places is None:
                 token_places = places(grid, self.config.dim, x.device)
             x = x + token_places.to(x.dtype).repeat(latents.shape[1], 1)
+        if self.frame_places is not None:
+            place = torch.arange(latents.shape[1], device=x.device) % len(self.frame_places)
+            x = x + self.frame_places[place].repeat_interleave(grid[0] * grid[1], dim=0)
         frequencies = sinusoid(timesteps, self.config.freq_dim).to(self.dtype)
         e = self.time_embedding(frequencies)  # [B, F, d]
         e6 = self.time_projection(e).float().unflatten(-1, (6, -1))  # [B, F, 6, d]
         for block in self.blocks:
             x = block(x, e6, prompt, kv)
-        return self._unpatchify(self.head(x, e.float()), grid)
+        out = self._unpatchify(self.head(x, e.float()), grid)
+        return flow_from_x0(latents, out, timesteps) if self.config.predicts_x0 else out
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]

@@ -7,7 +7,7 @@ of networks that are trained on it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,8 +57,7 @@ class Footage:
 
     def clips(self, count: int, frames: int, crop: int | None = None) -> Tensor:
         """Render ``count`` random clips ``[B, T, 3, h, w]`` in [-1, 1], cut to ``crop`` if given."""
-        scenes = draw_scenes(self._draw, count)
-        begin = self._draw.integers(0, int(_START_S * self._recipe.fps), count)
+        scenes, begin = draw_scenes(self._draw, count), self._begins(count, anywhere=True)
         size = (self._recipe.width, self._recipe.height)
         pixels = render(scenes, begin, frames, size=size, device=self._device)
         if crop is None:
@@ -86,14 +85,16 @@ class Footage:
         settled = in_start | ((far_switch == 1) & (draw.random(count) < 0.5))
         far_switch = np.where(in_start, 1, far_switch)
 
-        begin = draw.integers(0, int(_START_S * recipe.fps), count)
+        begin = self._begins(count)
         length = CHUNKS * chunk - 3
         never = begin + _NEVER
         turn = np.where(start_switch > 0, begin + chunk * start_switch - 3, never)
         start = _Clip(begin, length, turn)
         # Half of the far windows follow soon, half anywhere within ``far_s``.
         gap_s = np.where(draw.random(count) < 0.5, 6.0, recipe.data.far_s)
-        later = begin + length + (draw.random(count) * gap_s * recipe.fps).astype(np.int64)
+        # The far window's first latent to be kept begins a chunk of the stream.
+        gap = (draw.random(count) * gap_s * recipe.fps).astype(np.int64) // chunk * chunk
+        later = begin + length - warm % chunk + gap
         far_turn = np.where(far_switch > 0, later + warm + chunk * (far_switch - 1), never)
         far_turn = np.where(settled & ~in_start, later - chunk, np.where(in_start, turn, far_turn))
         far = _Clip(later, warm + (CHUNKS - 1) * chunk, far_turn)
@@ -126,7 +127,7 @@ class Footage:
     ) -> Opening:
         """Render and encode the first chunks of ``count`` streams."""
         recipe = self._recipe
-        begin = self._draw.integers(0, int(_START_S * recipe.fps), count)
+        begin = self._begins(count)
         scenes = self._opened(begin)
         clip = _Clip(begin, 4 * recipe.chunk_frames - 3, begin + _NEVER)
         captions = caption_batch(scenes, self._draw)
@@ -143,7 +144,16 @@ class Footage:
     def _opened(self, begin: NDArray[np.int64]) -> SceneBatch:
         """Draw the scenes of streams that begin at world frames ``begin [B]``."""
         middle = self._recipe.width / self._recipe.height / 2
-        return opened(draw_scenes(self._draw, len(begin)), begin, middle)
+        scenes = draw_scenes(self._draw, len(begin))
+        if self._recipe.data.one_view:
+            scenes = replace(scenes, layout_seed=np.zeros_like(scenes.layout_seed))
+        return opened(scenes, begin, middle)
+
+    def _begins(self, count: int, *, anywhere: bool = False) -> NDArray[np.int64]:
+        """Draw the world frames ``[count]`` at which streams begin, or a clip out of one does."""
+        if self._recipe.data.one_view and not anywhere:
+            return np.zeros(count, dtype=np.int64)
+        return self._draw.integers(0, int(_START_S * self._recipe.fps), count)
 
     def _cover(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
         """Where the subject is, for every latent of a clip: ``[B, F, H, W]`` from 0 to 1."""

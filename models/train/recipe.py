@@ -40,7 +40,9 @@ class AutoencoderRecipe:
 class DataRecipe:
     """How many window items are held and made at a time, and how often a batch is renewed.
 
-    ``first`` are made before training starts, by default all that are held.
+    ``first`` are made before training starts, by default all that are held. With ``one_view`` every
+    stream opens at world time 0 on the one view that there is of its place, so that a prompt says all
+    there is to see: a small network's hours then go into what prompts ask for, not into the lie of hills.
     """
 
     held: int
@@ -49,6 +51,7 @@ class DataRecipe:
     first: int | None = None
     switch_share: float = 0.4
     far_s: float = 300.0
+    one_view: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ class TeacherRecipe:
 
     ``half_weights`` keeps the live weights in bfloat16 with float32 masters, the faster way on a CPU.
     In ``opening_share`` of the steps the network sees only first chunks, ``opening_batch`` of them:
-    what a prompt looks like is learned there, for a quarter of a window's tokens. In ``served_share``
+    what a prompt looks like is learned there, for a quarter of a window's tokens. In ``own_share`` of
+    the causal steps the chunks before the last are the network's own estimates. In ``served_share``
     of the draws a noise level is one of the sampler's own. The error around the subject counts
     ``1 + subject_weight`` times.
     """
@@ -85,6 +89,7 @@ class TeacherRecipe:
     opening_batch: int = 0
     served_share: float = 0.0
     subject_weight: float = 0.0
+    own_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ class Recipe:
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens of a latent frame, (rows, columns)."""
-        return self.height // 16, self.width // 16
+        return self.transformer.grid(self.height // 8, self.width // 8)
 
     @property
     def undistilled(self) -> Sampler:
@@ -191,12 +196,10 @@ def first_light() -> Recipe:
     return replace(
         full,
         name="first-light",
-        transformer=replace(full.transformer, dim=256, ffn_dim=768, num_heads=4, num_layers=6),
+        transformer=replace(full.transformer, num_layers=6, patch=(1, 4, 4)),
         codec=TaehvConfig(
             decoder_widths=(64, 48, 32, 24), encoder_width=32, subpixel=True, bound=12.0
         ),
-        width=128,
-        height=80,
         sampler=replace(full.sampler, shift=1.5),
         guidance=1.0,
         autoencoder=AutoencoderRecipe(
@@ -210,17 +213,18 @@ def first_light() -> Recipe:
             peak=1e-3,
         ),
         text_start=TextRecipe(StageLimits(900, 240.0, 60.0)),
-        data=DataRecipe(held=12000, at_once=24, refresh_every=60, first=120),
+        data=DataRecipe(held=12000, at_once=12, refresh_every=8, first=240, one_view=True),
         teacher=TeacherRecipe(
-            StageLimits(20000, 6600.0, 60.0),
-            batch=6,
-            peak=2.5e-3,
+            StageLimits(20000, 4800.0, 60.0),
+            batch=12,
+            peak=2e-3,
             bidirectional_share=0.0,
             half_weights=True,
-            opening_share=0.5,
-            opening_batch=24,
+            opening_share=0.3,
+            opening_batch=48,
             served_share=0.8,
             subject_weight=3.0,
+            own_share=0.5,
         ),
     )
 

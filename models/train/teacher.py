@@ -62,7 +62,11 @@ def chunk_levels(
     causal: bool,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw noise levels ``[B, chunks]``: 0 for given chunks, at least one asked chunk noisy."""
+    """Draw noise levels ``[B, chunks]``: 0 for given chunks, at least one asked chunk noisy.
+
+    In a causal pass the first chunk of a far window's recent ones is given: no stream asks for a chunk
+    with nothing but its sink in sight.
+    """
     rows = batch.first.shape[0]
     device = batch.first.device
 
@@ -70,16 +74,30 @@ def chunk_levels(
         return torch.rand(*shape, generator=generator, device=device)
 
     index = torch.arange(CHUNKS, device=device)
-    asked = index >= batch.first[:, None]
+    first = torch.where(batch.is_far, batch.first.clamp_min(2), batch.first) if causal else batch.first
+    asked = index >= first[:, None]
     if not causal:
         return draw(rows, 1) * asked
     level = draw(rows, CHUNKS)
     noisy = uniform(rows, CHUNKS) >= recipe.clean_share
     # One asked chunk is always noisy, or the row would teach nothing.
-    span = (CHUNKS - batch.first).float()
-    surely = batch.first + (uniform(rows) * span).long().clamp(max=CHUNKS - 1)
+    span = (CHUNKS - first).float()
+    surely = first + (uniform(rows) * span).long().clamp(max=CHUNKS - 1)
     noisy |= index == surely.clamp(max=CHUNKS - 1)[:, None]
     return level * (noisy & asked)
+
+
+def rehearsal_levels(batch: WindowBatch, draw: Levels) -> Tensor:
+    """Draw levels ``[B, chunks]`` from which the network estimates the chunks it is then given.
+
+    Chunks of an old prompt stay clean: the window's prompt does not describe them. Nor does anything
+    but the picture itself say where in its motion a far window begins, so there it shows through.
+    """
+    rows = batch.first.shape[0]
+    index = torch.arange(CHUNKS, device=batch.first.device)
+    level = draw(rows, CHUNKS) * (index >= batch.first[:, None])
+    begins = batch.is_far[:, None] & (index == 1)
+    return torch.where(begins, level.clamp_max(min(draw.served)), level)
 
 
 def _kind(step: int, recipe: TeacherRecipe) -> str:
@@ -90,6 +108,11 @@ def _kind(step: int, recipe: TeacherRecipe) -> str:
     rest = place - round(20 * recipe.opening_share)
     windows = 20 - round(20 * recipe.opening_share)
     return "bidirectional" if rest < round(windows * recipe.bidirectional_share) else "causal"
+
+
+def _owns(step: int, recipe: TeacherRecipe) -> bool:
+    """Whether a step's context is the network's own, in a share of every twenty of twenty steps."""
+    return (step // 20 + step * 3) % 20 < round(20 * recipe.own_share)
 
 
 def train_teacher(
@@ -155,6 +178,16 @@ def train_teacher(
         asked = (sigma > 0).float()
         return (error * asked).sum() / asked.sum()
 
+    @torch.no_grad()
+    def rehearsed(batch: WindowBatch, ids: Tensor, mask: Tensor) -> Tensor:
+        """The window as the network itself would have it (Guo et al. 2025, arXiv:2512.15702)."""
+        sigma = per_frame(rehearsal_levels(batch, draw), recipe.chunk_frames)
+        noise = torch.randn(batch.latents.shape, generator=generator, device=device)
+        noisy = add_noise(batch.latents, noise, sigma)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16 and not half):
+            flow = denoiser.velocity(noisy, sigma, denoiser.context(ids, mask), causal=True)
+        return noisy - sigma[:, :, None, None, None] * flow.float()
+
     run = torch.compile(loss_of, dynamic=False) if compiled else loss_of
     sums: dict[str, Tensor] = {}
     counts: Counter[str] = Counter()
@@ -175,8 +208,10 @@ def train_teacher(
         noise = torch.randn(clean.shape, generator=generator, device=device)
         # A stream's context is the network's own, not an encoder's; a little jitter says so early.
         jitter = torch.randn(clean.shape, generator=generator, device=device)
-        context = clean + part.context_jitter * jitter * (sigma == 0)[:, :, None, None, None]
-        noisy = add_noise(context, noise, sigma)
+        given = clean + part.context_jitter * jitter
+        if isinstance(batch, WindowBatch) and kind == "causal" and _owns(tick.step, part):
+            given = rehearsed(batch, ids, mask)
+        noisy = add_noise(torch.where((sigma == 0)[:, :, None, None, None], given, clean), noise, sigma)
         loss = run(noisy, sigma, noise - clean, batch.cover, ids, mask, kind == "causal")
         loss.backward()
         norm = optimiser.step(tick.progress)

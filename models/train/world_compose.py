@@ -16,21 +16,17 @@ from models.train import world_weather
 from models.train.world_ground import Landscape, landscape
 from models.train.world_layer import Canvas, over, scroll, spread
 from models.train.world_light import Light, light_of, mix
-from models.train.world_motion import FLOOR, WRAP_X, WRAP_Y, track
+from models.train.world_motion import BEAT_S, FLOOR, WRAP_X, WRAP_Y, track
 from models.train.world_pen import STRIP_TOP
-from models.train.world_scene import ATTRIBUTES, FPS, SceneBatch
+from models.train.world_scene import ATTRIBUTES, BEAT_FRAMES, FPS, SceneBatch
 from models.train.world_sky import HORIZON, clouds, sky
 from models.train.world_subject import PHASES, REACH, SPRITE, place, sprites
 
 _LAYOUT = 64
-_PAN_SPEED = 0.42  # heights a second, of the nearest ground
-_CLOUDS, _FAR, _MIDDLE = 0.10, 0.24, 0.46  # share of that speed
-_CLOUD_DRIFT = 0.012  # heights a second
-_WAVE_DRIFT = 0.07
-_FALL_SPEEDS = {"rain": ((8, -2), (6, -1)), "snowfall": ((2, 1), (1, 0))}
-"""Pixels down and across a frame at 96 rows, of the near and the far drops: whole pixels keep
-falling cheap to encode."""
-
+_PAN_SPEED = 1 / 3 / BEAT_S  # heights a second, of the nearest ground
+_FAR, _MIDDLE = 0.25, 0.5  # share of that speed; clouds are too far away to move
+_WAVE_S = 4 * BEAT_S
+_FOG_S = 8 * BEAT_S
 _FALL_COVER = {"rain": 0.42, "snowfall": 0.85}
 
 
@@ -43,10 +39,10 @@ class Backdrop:
         scenes: The scenes.
         light: Their light.
         sky: ``[B, 3, h, W]`` down to the horizon.
-        clouds: Premultiplied strip ``[B, 4, h, S]``.
+        clouds: Premultiplied strip ``[B, 4, h, S]``; too far away to pass by.
         ground: Strips of the landscape.
         sprites: The subjects, as ``world_subject.sprites`` makes them.
-        drops: For rain and snowfall, the tile of each row that has it.
+        drops: For rain and snowfall, the near and far tile of each row that has it.
     """
 
     canvas: Canvas
@@ -56,7 +52,7 @@ class Backdrop:
     clouds: Tensor
     ground: Landscape
     sprites: Tensor
-    drops: dict[str, Tensor]
+    drops: dict[str, tuple[Tensor, Tensor]]
 
     def rows(self, attribute: str, value: str) -> Tensor | None:
         """Return the rows with this value, or None; found on the host, so no one waits."""
@@ -72,10 +68,10 @@ def prepare(scenes: SceneBatch, canvas: Canvas) -> Backdrop:
     light = light_of(codes["time"], codes["weather"])
     layout = upload(scenes.layout(_LAYOUT), device)
     drops = {}
-    for name, tile in (("rain", world_weather.rain_tile), ("snowfall", world_weather.snow_tile)):
+    for name, tiles in (("rain", world_weather.rain_tiles), ("snowfall", world_weather.snow_tiles)):
         rows = np.flatnonzero(scenes.column("weather") == ATTRIBUTES["weather"].index(name))
         if len(rows):
-            drops[name] = tile(canvas, layout[upload(rows, device)])
+            drops[name] = tiles(canvas, layout[upload(rows, device)])
     return Backdrop(
         canvas=canvas,
         scenes=scenes,
@@ -126,9 +122,8 @@ def _scenery(backdrop: Backdrop, seconds: NDArray[np.float64]) -> Tensor:
     canvas, ground, light = backdrop.canvas, backdrop.ground, backdrop.light
     camera = _camera(backdrop.scenes, seconds)
 
-    def shift(share: float, drift: float = 0.0) -> Tensor:
-        way = (camera * share + seconds * drift) * canvas.height
-        return upload(np.mod(way, canvas.strip_width), canvas.device)
+    def shift(share: float) -> Tensor:
+        return upload(np.mod(camera * share * canvas.height, canvas.strip_width), canvas.device)
 
     rows, frames = seconds.shape
     horizon, top = canvas.row(HORIZON), canvas.row(STRIP_TOP)
@@ -139,15 +134,16 @@ def _scenery(backdrop: Backdrop, seconds: NDArray[np.float64]) -> Tensor:
     picture[..., horizon:, :] = spread(ground.floor, shift(1.0), depth, canvas.width)
     at = backdrop.rows("place", "sea")
     if at is not None:
-        glint = ground.glint[at]
-        crest = spread(glint, shift(1.0, _WAVE_DRIFT)[at], depth, canvas.width)
-        crest += spread(glint.flip(-1), shift(1.0, -_WAVE_DRIFT)[at], depth, canvas.width)
+        crests = spread(ground.glint[at], shift(1.0)[at], depth, canvas.width)
+        turn = upload(2 * math.pi * np.mod(seconds / _WAVE_S, 1.0), canvas.device)[at]
+        turn = turn[:, :, None, None, None]
+        crest = torch.cos(turn) * crests[:, :, :1] + torch.sin(turn) * crests[:, :, 1:]
         shine = mix(light.horizon, light.glow, 0.35)[at][:, None]
-        share = crest.mul_(0.20).clamp_(-0.25, 0.45)
+        share = crest.mul_(0.34).clamp_(-0.25, 0.45)
         water = picture[at, :, :, horizon:]
         water = water * (1 + share.clamp(max=0)) + (shine - water) * share.clamp(min=0)
         picture[at, :, :, horizon:] = water
-    over(picture, 0, scroll(backdrop.clouds, shift(_CLOUDS, _CLOUD_DRIFT), canvas.width))
+    over(picture, 0, backdrop.clouds[:, None, :, :, : canvas.width])
     over(picture, top, scroll(ground.far, shift(_FAR), canvas.width))
     over(picture, top, scroll(ground.middle, shift(_MIDDLE), canvas.width))
     return picture
@@ -183,7 +179,7 @@ def _shadow_and_subject(backdrop: Backdrop, picture: Tensor, frame: NDArray[np.i
         picture[at] += halo * strength * (1 - picture[at])
 
     facing = upload(path.facing, device)[:, None, None]
-    phase = upload(np.mod(frame * PHASES // FPS, PHASES), device)
+    phase = upload(np.mod(frame * PHASES // BEAT_FRAMES, PHASES), device)
     texels = SPRITE / (2 * REACH * radius[:, 0, 0] * canvas.height)
     over(picture, 0, place(backdrop.sprites, phase, dx * facing / radius, dy / radius, texels))
 
@@ -195,7 +191,7 @@ def _fog(
     if at is None:
         return
     canvas, light = backdrop.canvas, backdrop.light
-    way = seconds * 0.5 + _camera(backdrop.scenes, seconds) * 2 * math.pi / canvas.turn
+    way = 2 * math.pi * (seconds / _FOG_S + _camera(backdrop.scenes, seconds) / canvas.turn)
     cover = world_weather.fog_density(canvas, upload(np.mod(way, 2 * math.pi), canvas.device)[at])
     haze = mix(light.horizon, light.horizon.mean(1, keepdim=True), 0.45)[at][:, None]
     picture[at] = torch.lerp(picture[at], haze * 0.97, cover.mul_(strength))
@@ -203,15 +199,12 @@ def _fog(
 
 def _falling(backdrop: Backdrop, picture: Tensor, frame: NDArray[np.int64]) -> None:
     canvas, light = backdrop.canvas, backdrop.light
-    scale = canvas.height / 96
-    for name, near in backdrop.drops.items():
+    for name, (near, far) in backdrop.drops.items():
         at = backdrop.rows("weather", name)
         assert at is not None
-        moment = upload(frame, canvas.device)[at]
-        far = 0.6 * near.roll((canvas.height // 3, canvas.width // 3), (-2, -1))
-        (down, across), (far_down, far_across) = _FALL_SPEEDS[name]
-        cover = world_weather.fall(near, moment, round(down * scale), round(across * scale))
-        cover += world_weather.fall(far, moment, round(far_down * scale), round(far_across * scale))
+        moment = upload(np.mod(frame, BEAT_FRAMES), canvas.device)[at]
+        cover = world_weather.fall(near, moment, canvas.height)
+        cover += world_weather.fall(far, moment, canvas.height)
         cover = cover.mul_(_FALL_COVER[name]).clamp_(max=0.9)
         bright = mix(torch.ones_like(light.horizon), light.horizon, 0.5 * light.night)[at][:, None]
         picture[at] = torch.lerp(picture[at], bright, cover)

@@ -23,7 +23,7 @@ class Landscape:
         far: ``[B, 4, h, S]`` hills or skyline, premultiplied.
         middle: ``[B, 4, h, S]`` trees or houses, premultiplied.
         floor: ``[B, 3, g, S]`` ground from the horizon down.
-        glint: ``[B, 1, g, S]`` brightness that travels over the floor; zero but at sea.
+        glint: ``[B, 2, g, S]`` brightness of waves, a quarter of a turn apart; zero but at sea.
     """
 
     far: Tensor
@@ -49,7 +49,7 @@ def landscape(canvas: Canvas, light: Light, layout: Tensor, groups: dict[int, Te
     far = torch.empty(rows, 4, bottom - top, width, device=device)
     middle = torch.empty_like(far)
     floor = torch.empty(rows, 3, canvas.height - floor_top, width, device=device)
-    glint = torch.zeros(rows, 1, canvas.height - floor_top, width, device=device)
+    glint = torch.zeros(rows, 2, canvas.height - floor_top, width, device=device)
     for place, index in groups.items():
         pen = Pen(canvas, light.rows(index), layout[index])
         far[index], middle[index], floor[index] = _PLACES[place](pen)

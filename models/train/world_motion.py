@@ -9,22 +9,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.train.world_scene import ASPECT, ATTRIBUTES, FPS, SceneBatch
+from models.train.world_scene import ASPECT, ATTRIBUTES, BEAT_FRAMES, FPS, SceneBatch
 
-WRAP_X = ASPECT + 0.10
+BEAT_S = BEAT_FRAMES / FPS
+
+WRAP_X = ASPECT + 1 / 6
 """A drifting subject comes back after this many heights, as soon as it has left."""
 
-WRAP_Y = 1.10
+WRAP_Y = 1 + 1 / 6
 FLOOR = 0.80
 """Row on which standing subjects stand, in heights from the top."""
 
 _FLOATING = ("balloon", "bird", "fish", "lantern")
-_DRIFT_SPEED = 0.36  # heights a second
-_RISE_SPEED = 0.30
-_BOUNCE_S = 1.25
+# Heights a second: a third and a sixth of the picture in a beat, so that a way is a few beats long.
+_DRIFT_SPEED = 1 / 3 / BEAT_S
+_RISE_SPEED = 1 / 6 / BEAT_S
+_BOUNCE_S = BEAT_S
 _BOUNCE_HEIGHT = 0.30
-_CIRCLE_S = 3.0
-_CIRCLE_X, _CIRCLE_Y = 0.34, 0.19
+_CIRCLE_S = 4 * BEAT_S
+_CIRCLE_X, _CIRCLE_Y = 1 / 3, 3 / 16
 _EDGE = 0.42
 
 
@@ -55,7 +58,7 @@ def track(batch: SceneBatch, times_s: NDArray[np.float64]) -> Track:
     layout = batch.layout(8).astype(np.float64)
     radius = 0.165 + 0.035 * layout[:, 0]
     since = times_s - batch.anchor_s[:, None]
-    phase = since + 4.0 * layout[:, 1:2]
+    phase = since + _ahead_s(layout)[:, None]
     motion = [ATTRIBUTES["motion"][code] for code in batch.column("motion").tolist()]
     kind = [ATTRIBUTES["subject"][code] for code in batch.column("subject").tolist()]
     floats = np.array([k in _FLOATING for k in kind])
@@ -77,6 +80,11 @@ def track(batch: SceneBatch, times_s: NDArray[np.float64]) -> Track:
     y = np.where(where("circles"), 0.45 + _CIRCLE_Y * np.sin(angle), y)
     facing = np.where(drift[:, 0] < 0, -1.0, 1.0)
     return Track(np.mod(x + 0.05, WRAP_X) - 0.05, np.mod(y + 0.05, WRAP_Y) - 0.05, radius, facing)
+
+
+def _ahead_s(layout: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far a motion is at its anchor's time ``[B]``, seconds: some whole beats."""
+    return np.floor(6.0 * layout[:, 1]) * BEAT_S
 
 
 def subject_cover(
@@ -118,7 +126,7 @@ def opened(batch: SceneBatch, frame: NDArray[np.int64], middle: float) -> SceneB
         middle: Half the picture's width in heights.
     """
     # The phase of a motion counts from the anchor's time and a number of the layout.
-    ahead_s = 4.0 * batch.layout(2)[:, 1].astype(np.float64)
+    ahead_s = _ahead_s(batch.layout(8).astype(np.float64))
     motion = batch.column("motion")
     drift = (motion == ATTRIBUTES["motion"].index("right")).astype(np.float64)
     drift -= motion == ATTRIBUTES["motion"].index("left")

@@ -220,9 +220,11 @@ def city(pen: Pen) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def waves(pen: Pen) -> Tensor:
-    """Return crests ``[B, 1, g, S]`` in [-1, 1]; two of these pass through each other."""
+    """Return crests ``[B, 2, g, S]`` in about [-1, 1] at two moments a quarter of a turn apart."""
     x, depth = pen.floor()
     near = 4 + 22 * depth
-    crest = torch.sin(near * 2.1 + 1.5 * pen.wave(x, 6, 40) + 0.8 * pen.wave(x, 13, 41))
-    crest = crest + 0.6 * torch.sin(near * 3.7 - 1.7 * pen.wave(x, 9, 42) - pen.wave(x, 4, 43))
-    return crest.clamp(-1.2, 1.4) * (0.35 + 0.65 * depth) * 0.6
+    long = near * 2.1 + 1.5 * pen.wave(x, 6, 40) + 0.8 * pen.wave(x, 13, 41)
+    short = near * 3.7 - 1.7 * pen.wave(x, 9, 42) - pen.wave(x, 4, 43)
+    now = torch.sin(long) + 0.6 * torch.sin(short)
+    soon = torch.cos(long) + 0.6 * torch.cos(short)
+    return torch.cat([now, soon], dim=1) * (0.35 + 0.65 * depth) * 0.6

@@ -26,6 +26,12 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 NAMES = tuple(ATTRIBUTES)
 FPS = 16
+BEAT_FRAMES = 12
+"""The world keeps time: whatever repeats or travels does so in whole beats or cells a beat.
+
+A beat is a chunk of the bundled model, so a chunk shows one of few moments of a motion instead of any,
+and what small networks have to learn by heart stays small."""
+
 ASPECT = 160 / 96
 
 _ANCHOR_MARGIN = 0.42  # heights between a standing subject and the picture's edge

@@ -1,4 +1,4 @@
-"""Rain, snowfall and fog: closed tiles that scroll, so falling never ends."""
+"""Rain, snowfall and fog: closed tiles that scroll once round in a beat, so falling never ends."""
 
 import math
 
@@ -6,26 +6,41 @@ import torch
 from torch import Tensor
 
 from models.train.world_layer import Canvas, scattered
+from models.train.world_scene import BEAT_FRAMES
 
 _DROPS = 30
-_FLAKES = 34
+_FLAKES = 26
 
 
-def rain_tile(canvas: Canvas, layout: Tensor) -> Tensor:
-    """Draw streaks on a tile that closes on itself ``[B, H, W]`` in [0, 1]."""
+def rain_tiles(canvas: Canvas, layout: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw near and far streaks; see ``fall``. Far ones fall half as fast."""
+    near = _streaks(canvas, layout)
+    return near, 0.6 * _folded(near.roll(canvas.width // 3, -1), 2)
+
+
+def snow_tiles(canvas: Canvas, layout: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw near and far flakes; see ``fall``. Near ones fall half as fast as rain."""
+    flakes = _flakes(canvas, layout)
+    return _folded(flakes, 2), 0.6 * _folded(flakes.roll(canvas.width // 3, -1), 4)
+
+
+def _folded(tile: Tensor, times: int) -> Tensor:
+    """Lay the parts of a tile ``[B, H, W]`` over each other: ``[B, H / times, W]``."""
+    parts = tile[:, : tile.shape[1] // times * times].unflatten(1, (times, -1))
+    return parts.sum(1).clamp(max=1)
+
+
+def _streaks(canvas: Canvas, layout: Tensor) -> Tensor:
     x, y, bright = _points(canvas, layout, _DROPS)
     dy = _wrapped(canvas.y()[0, :, :, 0] - y[:, :, None], 1.0)  # [B, N, H]
     dx = canvas.x()[0] - x[:, :, None]  # [B, N, W]
     pixel = 1 / canvas.height
     along = (1 - dy.abs() / 0.085).clamp(0, 1)[:, :, :, None]
-    # A streak leans: its axis moves to the left as it goes down.
-    lean = _wrapped(dx[:, :, None, :] + 0.22 * dy[:, :, :, None], canvas.width / canvas.height)
-    across = torch.exp(-((lean / (0.85 * pixel)) ** 2))
-    return (along * across * bright[:, :, None, None]).sum(1).clamp(max=1)
+    across = torch.exp(-((_wrapped(dx, canvas.width / canvas.height) / (0.85 * pixel)) ** 2))
+    return (along * across[:, :, None] * bright[:, :, None, None]).sum(1).clamp(max=1)
 
 
-def snow_tile(canvas: Canvas, layout: Tensor) -> Tensor:
-    """Draw soft flakes on a tile that closes on itself ``[B, H, W]`` in [0, 1]."""
+def _flakes(canvas: Canvas, layout: Tensor) -> Tensor:
     x, y, bright = _points(canvas, layout, _FLAKES)
     radius = (1.1 + 0.9 * bright) / canvas.height
     dy = _wrapped(canvas.y()[0, :, :, 0] - y[:, :, None], 1.0) / radius[:, :, None]
@@ -34,24 +49,22 @@ def snow_tile(canvas: Canvas, layout: Tensor) -> Tensor:
     return flakes.clamp(max=1)
 
 
-def fall(tile: Tensor, frame: Tensor, down: int, across: int) -> Tensor:
-    """Scroll a tile by whole pixels a frame.
+def fall(tile: Tensor, frame: Tensor, height: int) -> Tensor:
+    """Let a tile fall by its own height in a beat, by whole pixels a frame.
 
     Args:
-        tile: ``[B, H, W]``.
-        frame: ``[B, T]`` int64 frame numbers of the world.
-        down: Pixels down for each frame.
-        across: Pixels to the right for each frame.
+        tile: ``[B, h, W]``, repeated downwards.
+        frame: ``[B, T]`` int64 frame within the beat.
+        height: Rows of the picture (H).
 
     Returns:
         ``[B, T, 1, H, W]``.
     """
-    _, height, width = tile.shape
-    row = torch.arange(height, device=tile.device) - down * frame[:, :, None]
-    column = torch.arange(width, device=tile.device) - across * frame[:, :, None]
-    batch = torch.arange(len(tile), device=tile.device)[:, None, None, None]
-    seen = tile[batch, (row % height)[..., None], (column % width)[:, :, None, :]]
-    return seen[:, :, None]
+    period = tile.shape[1]
+    gone = frame * period // BEAT_FRAMES
+    row = (torch.arange(height, device=tile.device) - gone[:, :, None]) % period
+    batch = torch.arange(len(tile), device=tile.device)[:, None, None]
+    return tile[batch, row][:, :, None]
 
 
 def fog_density(canvas: Canvas, drift: Tensor) -> Tensor:
