@@ -26,7 +26,7 @@ CONFIG = TransformerConfig(
 )
 PAGES = (3, 1, 5)
 Results = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-PLACED = replace(CONFIG, placed=True)
+PLACED = replace(CONFIG, placed=True, frame_places=2, predicts_x0=True)
 POLICY = CachePolicy(window_frames=5, sink_frames=1, chunk_frames=2, recache="block_causal")
 CASES: dict[str, tuple[CachePolicy, tuple[int, int], TransformerConfig]] = {
     "rows": (POLICY, (4, 6), CONFIG),

@@ -220,3 +220,39 @@ def test_alike_tokens_come_out_alike_unless_they_are_placed() -> None:
         tokens = flow[0, 0].view(16, 4, 2, 4, 2).permute(1, 3, 0, 2, 4).reshape(16, 64)
         spread = tokens.std(dim=0).max()
         assert (spread > 1e-3) if placed else (spread < 1e-5)
+
+
+def test_alike_frames_come_out_alike_unless_they_are_told_their_place_in_the_chunk() -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        dim=32, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=4
+    )
+    latents = torch.ones(1, 6, 16, 4, 4)
+    for told in (0, 3):
+        network = CausalWan(replace(config, frame_places=told))
+        if network.frame_places is not None:
+            torch.nn.init.normal_(network.frame_places)
+        prompt = network.prompt_kv(torch.zeros(1, 4, 8))
+        view = BlockCausalKV.of(torch.arange(6), (2, 2), 16)
+        with torch.no_grad():
+            flow = network(latents, torch.full((1, 6), 900.0), prompt, view)
+        apart = (flow[:, 1:3] - flow[:, :1]).abs().amax(dim=(0, 2, 3, 4))
+        assert (apart > 1e-3).all() if told else (apart < 1e-5).all()
+        # The second chunk's frames have the places of the first's.
+        assert told == 0 or (flow[:, 3:] - flow[:, :3]).abs().max() < apart.max()
+
+
+def test_a_network_that_predicts_x0_returns_the_flow_from_it() -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        dim=32, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=4
+    )
+    plain, clean = CausalWan(config), CausalWan(replace(config, predicts_x0=True))
+    clean.load_state_dict(plain.state_dict())
+    latents, times = torch.randn(1, 2, 16, 4, 4), torch.tensor([[800.0, 0.0]])
+    prompt = plain.prompt_kv(torch.zeros(1, 4, 8))
+    view = BlockCausalKV.of(torch.arange(2), (2, 2), 16)
+    with torch.no_grad():
+        out, flow = plain(latents, times, prompt, view), clean(latents, times, prompt, view)
+    torch.testing.assert_close(latents[:, :1] - 0.8 * flow[:, :1], out[:, :1])
+    assert flow.isfinite().all()  # a clean frame's flow means nothing, but is a number

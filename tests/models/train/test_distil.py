@@ -45,7 +45,7 @@ def test_equal_scores_pull_nowhere() -> None:
 def test_the_gradient_moves_the_window_from_the_critic_s_estimate_to_the_teacher_s() -> None:
     pair = matcher(guidance_one=True)
     with torch.no_grad():
-        pair.critic.transformer.head.head.bias += 1.0  # its x0 estimate is lower by sigma
+        pair.critic.transformer.head.head.bias -= 1.0  # its x0 estimate is lower
     case = scored()
     window = case.latents.clone().requires_grad_()
     loss, _ = pair.generator_loss(window, case)

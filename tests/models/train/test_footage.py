@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,18 @@ def test_items_tell_where_the_subject_is_in_every_latent(
     assert made.far.shape[:2] == (6, 9)
     seen = made.start_cover.sum(dim=(2, 3))
     assert (seen[:, 0] > 1).all()  # every stream opens on its subject
+
+
+def test_with_one_view_a_place_s_sky_depends_on_what_a_prompt_can_say(
+    tokenizer: SentencePieceTokenizer,
+) -> None:
+    def skies(one_view: bool) -> int:
+        recipe = replace(RECIPE, data=replace(RECIPE.data, one_view=one_view))
+        corner = Footage(recipe, CPU, 7).openings(200, shrunk, tokenizer).latents[:, 0, :, 0, 0]
+        return len((corner * 50).round().unique(dim=0))
+
+    assert skies(False) > 150
+    assert skies(True) < 90  # times of day, weathers and places
 
 
 def test_scenes_are_the_same_for_the_same_seed(tokenizer: SentencePieceTokenizer) -> None:

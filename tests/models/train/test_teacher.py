@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.train.recipe import smoke
-from models.train.teacher import Levels, chunk_levels
+from models.train.teacher import Levels, chunk_levels, rehearsal_levels
 from tests.models.train.makers import store
 
 RECIPE = smoke()
@@ -42,3 +42,26 @@ def test_given_chunks_are_clean_and_an_asked_one_is_noisy(causal: bool) -> None:
         for row, first in zip(made, batch.first.tolist(), strict=True):
             assert (row[:first] == 0).all()
             assert (row[first:] > 0).any()
+
+
+def test_no_far_chunk_is_asked_for_with_only_its_sink_in_sight() -> None:
+    generator = torch.Generator().manual_seed(2)
+    filled = store(RECIPE, [(0, 0), (2, 1), (3, 3)])
+    for _ in range(20):
+        batch = filled.sample(8, generator)
+        made = chunk_levels(batch, RECIPE.teacher, levels(0.5), causal=True, generator=generator)
+        assert (made[batch.is_far, :2] == 0).all()
+        assert (made[batch.is_far, 2:] > 0).any(dim=1).all()
+
+
+def test_a_rehearsal_leaves_the_old_scene_alone_and_lets_a_far_motion_show() -> None:
+    generator = torch.Generator().manual_seed(3)
+    filled = store(RECIPE, [(0, 0), (2, 1), (3, 3)])
+    lowest = min(RECIPE.undistilled.schedule().sigmas)
+    for _ in range(20):
+        batch = filled.sample(8, generator)
+        made = rehearsal_levels(batch, levels(1.0))
+        given = torch.arange(4) < batch.first[:, None]
+        assert (made[given] == 0).all()
+        assert (made[~given] > 0).all()
+        assert (made[batch.is_far, 1] <= lowest).all()

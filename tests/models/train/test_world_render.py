@@ -8,7 +8,14 @@ import torch
 
 from models.train.world_motion import anchored
 from models.train.world_render import render, render_switch, to_uint8
-from models.train.world_scene import ATTRIBUTES, FPS, SceneBatch, draw_scenes, sample_scene
+from models.train.world_scene import (
+    ATTRIBUTES,
+    BEAT_FRAMES,
+    FPS,
+    SceneBatch,
+    draw_scenes,
+    sample_scene,
+)
 
 PLAIN = replace(
     sample_scene(5), time="day", place="meadow", weather="clear", motion="still", camera="still"
@@ -81,6 +88,27 @@ def test_rain_is_one_falling_pattern():
     rain = show(replace(PLAIN, weather="rain"), frames=13)
     assert (rain[0, 12] - rain[0, 11]).abs().mean() > 0.002
     assert (rain[0, 1:] - rain[0, :-1]).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "beats"),
+    [
+        ({"weather": "rain"}, 1),
+        ({"weather": "snowfall"}, 1),
+        ({"motion": "bounces"}, 1),
+        ({"place": "sea"}, 4),
+        ({"motion": "circles"}, 4),
+        ({"motion": "rises"}, 7),
+        ({"weather": "fog"}, 8),
+        ({"motion": "left"}, 11),
+    ],
+)
+def test_what_repeats_does_so_in_whole_beats(change, beats):
+    scene = replace(PLAIN, **change)
+    clip = show(scene, frames=beats * BEAT_FRAMES + 5)
+    again = clip[:, beats * BEAT_FRAMES :]
+    assert (again - clip[:, :5]).abs().max() < 2e-3
+    assert (clip[:, 7] - clip[:, 0]).abs().max() > 0.05
 
 
 def test_a_switch_shows_old_then_both_then_new():
