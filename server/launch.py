@@ -119,9 +119,10 @@ class Supervisor:
             await redis.close()
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         first = next(iter(alive.values()))
+        fit = sum(worker["streams_fit"] for worker in alive.values())
         self._say(
             f"ready: http://{host}:{port} · model {first['model']} · device {first['device']} · "
-            f"{sum(worker['streams_fit'] for worker in alive.values())} streams fit"
+            f"room for {fit} stream{'s' * (fit != 1)}"
         )
         # Waits with the others for the end.
         await self._stopping.wait()

@@ -69,7 +69,8 @@ async def _serve(
     serving = asyncio.create_task(host.run())
     told = asyncio.create_task(_wait(stopping))
     fit = bridge.capacity().streams_fit
-    say(f"worker {worker_id} serves {built.card.name} on {built.device}; {fit} streams fit")
+    room = f"room for {fit} stream{'s' * (fit != 1)}"
+    say(f"worker {worker_id} serves {built.card.name} on {built.device}; {room}")
     await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         say("worker stopping: viewers are told, jobs are left for a later start")
