@@ -51,7 +51,11 @@ class Levels:
         place, luck, which = torch.rand(3, *shape, generator=self.generator, device=device)
         served = torch.tensor(self.served, device=device)
         index = (which * len(self.served)).long().clamp(max=len(self.served) - 1)
-        return torch.where(luck < self.share, served[index], shifted(place, self.shift))
+        free = shifted(place, self.shift)
+        if self.share:
+            # Sampling ends with the lowest served level, and a velocity's error grows below it.
+            free = free.clamp_min(min(self.served))
+        return torch.where(luck < self.share, served[index], free)
 
 
 def chunk_levels(
