@@ -20,7 +20,7 @@ from models.train.recipe import Recipe
 from models.train.windows import CHUNKS, Item, Opening
 from models.train.world_motion import anchored, opened, subject_cover
 from models.train.world_render import render, render_switch
-from models.train.world_scene import SceneBatch, change_some, draw_scenes
+from models.train.world_scene import SceneBatch, as_said, change_some, draw_scenes
 
 WARM_LATENTS = 4
 """Latents encoded before a far window, so that the encoder's memory is that of a long stream."""
@@ -99,16 +99,12 @@ class Footage:
         far_turn = np.where(settled & ~in_start, later - chunk, np.where(in_start, turn, far_turn))
         far = _Clip(later, warm + (CHUNKS - 1) * chunk, far_turn)
 
-        before = self._opened(begin)
+        before, old_texts = self._opened(begin)
         meeting_s = np.where(in_start, turn, far_turn) / recipe.fps
-        changed = change_some(draw, before)
+        changed, new_texts = self._told(change_some(draw, before))
         after = anchored(before, changed, np.where(changes, meeting_s, 0.0))
-        captions = [caption_batch(scenes, draw) for scenes in (before, after)]
-        ids, mask = token_ids(
-            tokenizer,
-            [caption.text for pair in zip(*captions, strict=True) for caption in pair],
-            recipe.text.text_len,
-        )
+        texts = [text for pair in zip(old_texts, new_texts, strict=True) for text in pair]
+        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
         device = self._device
         return Item(
             start=encode(self._film(before, after, start)),
@@ -128,12 +124,9 @@ class Footage:
         """Render and encode the first chunks of ``count`` streams."""
         recipe = self._recipe
         begin = self._begins(count)
-        scenes = self._opened(begin)
+        scenes, texts = self._opened(begin)
         clip = _Clip(begin, 4 * recipe.chunk_frames - 3, begin + _NEVER)
-        captions = caption_batch(scenes, self._draw)
-        ids, mask = token_ids(
-            tokenizer, [caption.text for caption in captions], recipe.text.text_len
-        )
+        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
         return Opening(
             latents=encode(self._film(scenes, scenes, clip)),
             cover=self._cover(scenes, scenes, clip),
@@ -141,13 +134,21 @@ class Footage:
             mask=mask.to(self._device),
         )
 
-    def _opened(self, begin: NDArray[np.int64]) -> SceneBatch:
-        """Draw the scenes of streams that begin at world frames ``begin [B]``."""
+    def _opened(self, begin: NDArray[np.int64]) -> tuple[SceneBatch, list[str]]:
+        """Draw and caption the scenes of streams that begin at world frames ``begin [B]``."""
         middle = self._recipe.width / self._recipe.height / 2
         scenes = draw_scenes(self._draw, len(begin))
         if self._recipe.data.one_view:
             scenes = replace(scenes, layout_seed=np.zeros_like(scenes.layout_seed))
-        return opened(scenes, begin, middle)
+        scenes, texts = self._told(scenes)
+        return opened(scenes, begin, middle), texts
+
+    def _told(self, scenes: SceneBatch) -> tuple[SceneBatch, list[str]]:
+        """Caption scenes; with one view, what a caption leaves unsaid is then as it always is."""
+        captions = caption_batch(scenes, self._draw)
+        if self._recipe.data.one_view:
+            scenes = as_said(scenes, [caption.stated for caption in captions])
+        return scenes, [caption.text for caption in captions]
 
     def _begins(self, count: int, *, anywhere: bool = False) -> NDArray[np.int64]:
         """Draw the world frames ``[count]`` at which streams begin, or a clip out of one does."""

@@ -41,8 +41,8 @@ class DataRecipe:
     """How many window items are held and made at a time, and how often a batch is renewed.
 
     ``first`` are made before training starts, by default all that are held. With ``one_view`` every
-    stream opens at world time 0 on the one view that there is of its place, so that a prompt says all
-    there is to see: a small network's hours then go into what prompts ask for, not into the lie of hills.
+    stream opens at world time 0 on the one view that there is of its place, and what a caption leaves
+    unsaid is as it always is (``world_scene.UNSAID``), so that a prompt says all there is to see: a small network's hours then go into what prompts ask for, not into the lie of hills.
     """
 
     held: int
@@ -207,7 +207,7 @@ def first_light() -> Recipe:
             batch=8,
             frames=9,
             crop=64,
-            start_clips=64,
+            start_clips=96,
             train_encoder=False,
             kept=0.5,
             peak=1e-3,
@@ -217,12 +217,13 @@ def first_light() -> Recipe:
         teacher=TeacherRecipe(
             StageLimits(20000, 4800.0, 60.0),
             batch=18,
-            peak=1.4e-3,
+            peak=1.8e-3,
             bidirectional_share=0.0,
             half_weights=True,
-            opening_share=0.3,
+            opening_share=0.4,
             opening_batch=72,
             served_share=0.9,
+            prompt_dropout=0.0,
             subject_weight=3.0,
             own_share=0.5,
         ),

@@ -78,7 +78,9 @@ def chunk_levels(
         return torch.rand(*shape, generator=generator, device=device)
 
     index = torch.arange(CHUNKS, device=device)
-    first = torch.where(batch.is_far, batch.first.clamp_min(2), batch.first) if causal else batch.first
+    first = (
+        torch.where(batch.is_far, batch.first.clamp_min(2), batch.first) if causal else batch.first
+    )
     asked = index >= first[:, None]
     if not causal:
         return draw(rows, 1) * asked
@@ -215,7 +217,9 @@ def train_teacher(
         given = clean + part.context_jitter * jitter
         if isinstance(batch, WindowBatch) and kind == "causal" and _owns(tick.step, part):
             given = rehearsed(batch, ids, mask)
-        noisy = add_noise(torch.where((sigma == 0)[:, :, None, None, None], given, clean), noise, sigma)
+        noisy = add_noise(
+            torch.where((sigma == 0)[:, :, None, None, None], given, clean), noise, sigma
+        )
         loss = run(noisy, sigma, noise - clean, batch.cover, ids, mask, kind == "causal")
         loss.backward()
         norm = optimiser.step(tick.progress)

@@ -55,6 +55,28 @@ HELD_OUT: dict[tuple[str, str], frozenset[tuple[str, str]]] = {
 }
 """Values of two attributes that training never shows together."""
 
+UNSAID = {
+    "time": "day",
+    "place": "meadow",
+    "weather": "clear",
+    "subject": "ball",
+    "motion": "still",
+    "camera": "still",
+}
+"""What an attribute is that nobody spoke of, where a prompt is to say all there is to see."""
+
+UNSAID_COLOURS = {
+    "ball": "red",
+    "cube": "blue",
+    "sailboat": "white",
+    "balloon": "yellow",
+    "bird": "red",
+    "car": "red",
+    "fish": "orange",
+    "lantern": "pink",
+}
+"""The same for the colour, by subject; none of these pairs is held out."""
+
 HeldOut = Literal["exclude", "only", "any"]
 
 
@@ -226,6 +248,19 @@ def draw_scenes(
         generator.uniform(_ANCHOR_MARGIN, ASPECT - _ANCHOR_MARGIN, count),
         np.zeros(count),
     )
+
+
+def as_said(batch: SceneBatch, stated: Sequence[Sequence[str]]) -> SceneBatch:
+    """Return the batch with every attribute that its row of ``stated`` does not name as ``UNSAID`` has it."""
+    codes = batch.codes.copy()
+    for row, names in zip(codes, stated, strict=True):
+        for column, name in enumerate(NAMES):
+            if name in UNSAID and name not in names:
+                row[column] = ATTRIBUTES[name].index(UNSAID[name])
+        if "colour" not in names:
+            subject = ATTRIBUTES["subject"][row[NAMES.index("subject")]]
+            row[NAMES.index("colour")] = ATTRIBUTES["colour"].index(UNSAID_COLOURS[subject])
+    return replace(batch, codes=codes)
 
 
 def sample_scene(seed: int, held_out: HeldOut = "exclude") -> Scene:

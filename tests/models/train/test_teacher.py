@@ -23,12 +23,21 @@ def test_served_levels_are_those_that_the_sampler_passes_through() -> None:
     assert counts.min() > 800
 
 
-def test_the_share_of_served_levels_is_kept() -> None:
+def test_the_share_of_served_levels_is_kept_and_none_lies_below_them() -> None:
     drawn = levels(0.7)(4000)
     served = torch.tensor(RECIPE.undistilled.schedule().sigmas)
-    share = torch.isin(drawn, served).float().mean().item()
-    assert share == pytest.approx(0.7, abs=0.03)
-    assert drawn.min() > 0
+    lowest, shift = served.min().item(), RECIPE.teacher.shift
+    # Free levels below the lowest served one are drawn as that.
+    below = lowest / (shift - (shift - 1) * lowest)
+    free = (~torch.isin(drawn, served)).float().mean().item()
+    assert free == pytest.approx(0.3 * (1 - below), abs=0.03)
+    assert drawn.min() == served.min()
+    assert drawn.max() <= 1
+
+
+def test_without_served_levels_any_level_is_drawn() -> None:
+    drawn = levels(0.0)(4000)
+    assert 0 < drawn.min() < min(RECIPE.undistilled.schedule().sigmas)
     assert drawn.max() <= 1
 
 

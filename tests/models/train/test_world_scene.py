@@ -5,8 +5,12 @@ import numpy as np
 from models.train.world_scene import (
     ATTRIBUTES,
     HELD_OUT,
+    NAMES,
+    UNSAID,
+    UNSAID_COLOURS,
     Scene,
     SceneBatch,
+    as_said,
     change_some,
     draw_scenes,
     held_out_pair,
@@ -86,3 +90,23 @@ def test_layout_belongs_to_the_scene_and_is_uniform():
     assert layout.max() < 1
     assert abs(layout.mean() - 0.5) < 0.01
     assert abs(np.corrcoef(layout[:, 0], layout[:, 1])[0, 1]) < 0.2
+
+
+def test_what_is_unsaid_is_as_always_and_never_a_held_out_combination():
+    generator = np.random.default_rng(11)
+    batch = draw_scenes(generator, 500)
+    stated = []
+    for luck in generator.random((500, len(NAMES))):
+        names = [name for name, one in zip(NAMES, luck, strict=True) if one < 0.5]
+        # A caption that names no subject gives it neither colour nor motion.
+        stated.append([n for n in names if "subject" in names or n not in ("colour", "motion")])
+    said = as_said(batch, stated)
+    assert not held_out_rows(said.codes).any()
+    for before, after, names in zip(batch, said, stated, strict=True):
+        for name in NAMES:
+            if name in names:
+                assert getattr(after, name) == getattr(before, name)
+            elif name == "colour":
+                assert after.colour == UNSAID_COLOURS[after.subject]
+            else:
+                assert getattr(after, name) == UNSAID[name]
