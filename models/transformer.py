@@ -247,6 +247,8 @@ class CausalWan(nn.Module):
         kernels: operations to build it from; default plain torch.
     """
 
+    frame_places: nn.Parameter | None
+
     def __init__(self, config: TransformerConfig, kernels: Kernels | None = None) -> None:
         super().__init__()
         kernels = kernels or TorchKernels()
