@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 READY = re.compile(
-    r"==> ready: http://127\.0\.0\.1:(\d+) · model (\S+) · device (.+) · (\d+) streams"
+    r"==> ready: http://127\.0\.0\.1:(\d+) · model (\S+) · device (.+) · room for (\d+) stream"
 )
 
 
