@@ -16,7 +16,7 @@ from typing import Any
 
 from server.config import Settings, without_password
 from server.fabric.connection import Connection, FabricError
-from server.fabric.workers import snapshots
+from server.fabric.workers import room, snapshots
 from server.gateway.main import bind
 from server.processes import Child, words_for_exit
 from server.redis_process import PrivateRedis, RedisError, find_binary
@@ -122,7 +122,7 @@ class Supervisor:
         fit = sum(worker["streams_fit"] for worker in alive.values())
         self._say(
             f"ready: http://{host}:{port} · model {first['model']} · device {first['device']} · "
-            f"room for {fit} stream{'s' * (fit != 1)}"
+            f"{room(fit)}"
         )
         # Waits with the others for the end.
         await self._stopping.wait()

@@ -57,7 +57,7 @@ class Footage:
 
     def clips(self, count: int, frames: int, crop: int | None = None) -> Tensor:
         """Render ``count`` random clips ``[B, T, 3, h, w]`` in [-1, 1], cut to ``crop`` if given."""
-        scenes, begin = draw_scenes(self._draw, count), self._begins(count, anywhere=True)
+        scenes, begin = draw_scenes(self._draw, count), self._moments(count)
         size = (self._recipe.width, self._recipe.height)
         pixels = render(scenes, begin, frames, size=size, device=self._device)
         if crop is None:
@@ -150,10 +150,14 @@ class Footage:
             scenes = as_said(scenes, [caption.stated for caption in captions])
         return scenes, [caption.text for caption in captions]
 
-    def _begins(self, count: int, *, anywhere: bool = False) -> NDArray[np.int64]:
-        """Draw the world frames ``[count]`` at which streams begin, or a clip out of one does."""
-        if self._recipe.data.one_view and not anywhere:
+    def _begins(self, count: int) -> NDArray[np.int64]:
+        """Say at which world frames ``[count]`` streams begin."""
+        if self._recipe.data.one_view:
             return np.zeros(count, dtype=np.int64)
+        return self._moments(count)
+
+    def _moments(self, count: int) -> NDArray[np.int64]:
+        """Draw world frames ``[count]``."""
         return self._draw.integers(0, int(_START_S * self._recipe.fps), count)
 
     def _cover(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:

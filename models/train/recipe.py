@@ -42,7 +42,8 @@ class DataRecipe:
 
     ``first`` are made before training starts, by default all that are held. With ``one_view`` every
     stream opens at world time 0 on the one view that there is of its place, and what a caption leaves
-    unsaid is as it always is (``world_scene.UNSAID``), so that a prompt says all there is to see: a small network's hours then go into what prompts ask for, not into the lie of hills.
+    unsaid is as it always is (``world_scene.UNSAID``), so that a prompt says all there is to see: a
+    small network's hours then go into what prompts ask for, not into the lie of hills.
     """
 
     held: int
@@ -70,7 +71,7 @@ class TeacherRecipe:
     ``half_weights`` keeps the live weights in bfloat16 with float32 masters, the faster way on a CPU.
     In ``opening_share`` of the steps the network sees only first chunks, ``opening_batch`` of them:
     what a prompt looks like is learned there, for a quarter of a window's tokens. In ``own_share`` of
-    the causal steps the chunks before the last are the network's own estimates. In ``served_share``
+    the causal steps given chunks are the network's own estimates. In ``served_share``
     of the draws a noise level is one of the sampler's own. The error around the subject counts
     ``1 + subject_weight`` times.
     """
@@ -245,7 +246,9 @@ def smoke() -> Recipe:
         autoencoder=AutoencoderRecipe(few, batch=2, frames=5),
         text_start=TextRecipe(few, batch=4),
         data=DataRecipe(held=4, at_once=2, refresh_every=1),
-        teacher=TeacherRecipe(StageLimits(21), batch=2, opening_share=0.3, opening_batch=3),
+        teacher=TeacherRecipe(
+            StageLimits(21), batch=2, opening_share=0.3, opening_batch=3, own_share=0.5
+        ),
         initialise=InitialiseRecipe(StageLimits(5), batch=2, ode_steps=4),
         distil=DistilRecipe(StageLimits(3), batch=2, max_chunks=5, critic_updates=1),
     )
@@ -257,7 +260,16 @@ def wan_dry_run() -> Recipe:
     return replace(
         base,
         name="wan-dry-run",
-        transformer=replace(base.transformer, dim=256, ffn_dim=512, num_heads=2, num_layers=30),
+        transformer=replace(
+            base.transformer,
+            dim=256,
+            ffn_dim=512,
+            num_heads=2,
+            num_layers=30,
+            placed=False,
+            frame_places=0,
+            predicts_x0=False,
+        ),
         sampler=Sampler(shift=5.0, steps=(1000.0, 750.0, 500.0, 250.0), warp=True),
     )
 

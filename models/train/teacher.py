@@ -113,12 +113,11 @@ def _kind(step: int, recipe: TeacherRecipe) -> str:
         return "opening"
     rest = place - round(20 * recipe.opening_share)
     windows = 20 - round(20 * recipe.opening_share)
-    return "bidirectional" if rest < round(windows * recipe.bidirectional_share) else "causal"
-
-
-def _owns(step: int, recipe: TeacherRecipe) -> bool:
-    """Whether a step's context is the network's own, in a share of every twenty of twenty steps."""
-    return (step // 20 + step * 3) % 20 < round(20 * recipe.own_share)
+    bidirectional = round(windows * recipe.bidirectional_share)
+    if rest < bidirectional:
+        return "bidirectional"
+    own = round((windows - bidirectional) * recipe.own_share)
+    return "own" if rest < bidirectional + own else "causal"
 
 
 def train_teacher(
@@ -164,6 +163,13 @@ def train_teacher(
             "optimiser": optimiser.state_dict(),
         }
 
+    def flow_of(noisy: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, causal: bool) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16 and not half):
+            context = denoiser.context(ids, mask)
+            if noisy.shape[1] == recipe.chunk_frames:
+                return denoiser.opening_velocity(noisy, sigma, context).float()
+            return denoiser.velocity(noisy, sigma, context, causal=causal).float()
+
     def loss_of(
         noisy: Tensor,
         sigma: Tensor,
@@ -173,14 +179,9 @@ def train_teacher(
         mask: Tensor,
         causal: bool,
     ) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16 and not half):
-            context = denoiser.context(ids, mask)
-            if noisy.shape[1] == recipe.chunk_frames:
-                flow = denoiser.opening_velocity(noisy, sigma, context)
-            else:
-                flow = denoiser.velocity(noisy, sigma, context, causal=causal)
+        flow = flow_of(noisy, sigma, ids, mask, causal)
         weight = 1.0 + part.subject_weight * cover[:, :, None]
-        error = ((flow.float() - target).square() * weight).mean(dim=(2, 3, 4))
+        error = ((flow - target).square() * weight).mean(dim=(2, 3, 4))
         asked = (sigma > 0).float()
         return (error * asked).sum() / asked.sum()
 
@@ -190,9 +191,7 @@ def train_teacher(
         sigma = per_frame(rehearsal_levels(batch, draw), recipe.chunk_frames)
         noise = torch.randn(batch.latents.shape, generator=generator, device=device)
         noisy = add_noise(batch.latents, noise, sigma)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16 and not half):
-            flow = denoiser.velocity(noisy, sigma, denoiser.context(ids, mask), causal=True)
-        return noisy - sigma[:, :, None, None, None] * flow.float()
+        return noisy - sigma[:, :, None, None, None] * flow_of(noisy, sigma, ids, mask, True)
 
     run = torch.compile(loss_of, dynamic=False) if compiled else loss_of
     sums: dict[str, Tensor] = {}
@@ -200,27 +199,29 @@ def train_teacher(
     for tick in stage.ticks(payload):
         on_tick(tick.step)
         kind = _kind(tick.step, part)
+        causal = kind in ("causal", "own")
         if kind == "opening":
             assert openings is not None, "the recipe asks for openings and there is no store"
             batch: Opening | WindowBatch = openings.sample(part.opening_batch, generator)
             sigma = draw(part.opening_batch, 1).expand(-1, recipe.chunk_frames)
         else:
             batch = store.sample(part.batch, generator)
-            levels = chunk_levels(batch, part, draw, causal=kind == "causal", generator=generator)
+            levels = chunk_levels(batch, part, draw, causal=causal, generator=generator)
             sigma = per_frame(levels, recipe.chunk_frames)
         clean = batch.latents
         drop = torch.rand(len(clean), generator=generator, device=device) < part.prompt_dropout
         ids, mask = drop_prompts(batch.ids, batch.mask, drop, END_ID)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         # A stream's context is the network's own, not an encoder's; a little jitter says so early.
-        jitter = torch.randn(clean.shape, generator=generator, device=device)
-        given = clean + part.context_jitter * jitter
-        if isinstance(batch, WindowBatch) and kind == "causal" and _owns(tick.step, part):
+        if kind == "own":
+            assert isinstance(batch, WindowBatch), "first chunks have no context"
             given = rehearsed(batch, ids, mask)
-        noisy = add_noise(
-            torch.where((sigma == 0)[:, :, None, None, None], given, clean), noise, sigma
-        )
-        loss = run(noisy, sigma, noise - clean, batch.cover, ids, mask, kind == "causal")
+        else:
+            jitter = torch.randn(clean.shape, generator=generator, device=device)
+            given = clean + part.context_jitter * jitter
+        context = torch.where((sigma == 0)[:, :, None, None, None], given, clean)
+        noisy = add_noise(context, noise, sigma)
+        loss = run(noisy, sigma, noise - clean, batch.cover, ids, mask, causal)
         loss.backward()
         norm = optimiser.step(tick.progress)
         average.update(denoiser)
@@ -230,7 +231,7 @@ def train_teacher(
             means = {kind: (total / counts[kind]).item() for kind, total in sums.items()}
             stage.report(**means, norm=norm.item())
             sums, counts = {}, Counter()
-    stage.draw_curve(("opening", "causal", "bidirectional"))
+    stage.draw_curve(("opening", "causal", "own", "bidirectional"))
     finished = average.module
     assert isinstance(finished, Denoiser)
     return finished

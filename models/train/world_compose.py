@@ -16,9 +16,9 @@ from models.train import world_weather
 from models.train.world_ground import Landscape, landscape
 from models.train.world_layer import Canvas, over, scroll, spread
 from models.train.world_light import Light, light_of, mix
-from models.train.world_motion import BEAT_S, FLOOR, WRAP_X, WRAP_Y, track
+from models.train.world_motion import FLOOR, WRAP_X, WRAP_Y, track
 from models.train.world_pen import STRIP_TOP
-from models.train.world_scene import ATTRIBUTES, BEAT_FRAMES, FPS, SceneBatch
+from models.train.world_scene import ATTRIBUTES, BEAT_FRAMES, BEAT_S, FPS, SceneBatch
 from models.train.world_sky import HORIZON, clouds, sky
 from models.train.world_subject import PHASES, REACH, SPRITE, place, sprites
 
@@ -39,7 +39,7 @@ class Backdrop:
         scenes: The scenes.
         light: Their light.
         sky: ``[B, 3, h, W]`` down to the horizon.
-        clouds: Premultiplied strip ``[B, 4, h, S]``; too far away to pass by.
+        clouds: Premultiplied ``[B, 4, h, W]``; too far away to pass by.
         ground: Strips of the landscape.
         sprites: The subjects, as ``world_subject.sprites`` makes them.
         drops: For rain and snowfall, the near and far tile of each row that has it.
@@ -143,7 +143,7 @@ def _scenery(backdrop: Backdrop, seconds: NDArray[np.float64]) -> Tensor:
         water = picture[at, :, :, horizon:]
         water = water * (1 + share.clamp(max=0)) + (shine - water) * share.clamp(min=0)
         picture[at, :, :, horizon:] = water
-    over(picture, 0, backdrop.clouds[:, None, :, :, : canvas.width])
+    over(picture, 0, backdrop.clouds[:, None])
     over(picture, top, scroll(ground.far, shift(_FAR), canvas.width))
     over(picture, top, scroll(ground.middle, shift(_MIDDLE), canvas.width))
     return picture

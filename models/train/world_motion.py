@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.train.world_scene import ASPECT, ATTRIBUTES, BEAT_FRAMES, FPS, SceneBatch
-
-BEAT_S = BEAT_FRAMES / FPS
+from models.train.world_scene import ASPECT, ATTRIBUTES, BEAT_S, FPS, SceneBatch
 
 WRAP_X = ASPECT + 1 / 6
 """A drifting subject comes back after this many heights, as soon as it has left."""

@@ -32,6 +32,8 @@ BEAT_FRAMES = 12
 A beat is a chunk of the bundled model, so a chunk shows one of few moments of a motion instead of any,
 and what small networks have to learn by heart stays small."""
 
+BEAT_S = BEAT_FRAMES / FPS
+
 ASPECT = 160 / 96
 
 _ANCHOR_MARGIN = 0.42  # heights between a standing subject and the picture's edge

@@ -57,8 +57,8 @@ def _stars(canvas: Canvas, layout: Tensor, y: Tensor) -> Tensor:
 
 
 def clouds(canvas: Canvas, light: Light, layout: Tensor) -> Tensor:
-    """Paint clouds as a closed strip, premultiplied ``[B, 4, h, S]``."""
-    x, y = canvas.x(strip=True), canvas.y(0, canvas.row(CLOUD_BOTTOM))
+    """Paint clouds, premultiplied ``[B, 4, h, W]``: the first picture of a closed strip of them."""
+    x, y = canvas.x(), canvas.y(0, canvas.row(CLOUD_BOTTOM))
     turn = 2 * math.pi / canvas.turn
     phase = layout[:, 2:14, None, None] * 2 * math.pi
     billow = torch.zeros(1, device=canvas.device)

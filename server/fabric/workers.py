@@ -23,6 +23,11 @@ KNOWN_S = 20.0
 KNOWN_LIVES_MS = 90_000
 
 
+def room(streams: int) -> str:
+    """Say for how many streams there is room."""
+    return f"room for {streams} stream{'s' * (streams != 1)}"
+
+
 async def report(redis: Connection, worker_id: str, snapshot: Mapping[str, Any]) -> None:
     """Publish a worker's snapshot."""
     await redis.do("SADD", keys.WORKERS, worker_id)

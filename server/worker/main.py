@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from engine.thread import EngineThread
 from server.config import Settings
 from server.fabric.connection import Connection
+from server.fabric.workers import room
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
@@ -69,8 +70,7 @@ async def _serve(
     serving = asyncio.create_task(host.run())
     told = asyncio.create_task(_wait(stopping))
     fit = bridge.capacity().streams_fit
-    room = f"room for {fit} stream{'s' * (fit != 1)}"
-    say(f"worker {worker_id} serves {built.card.name} on {built.device}; {room}")
+    say(f"worker {worker_id} serves {built.card.name} on {built.device}; {room(fit)}")
     await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         say("worker stopping: viewers are told, jobs are left for a later start")

@@ -1,10 +1,11 @@
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
 from models.train.recipe import smoke
-from models.train.teacher import Levels, chunk_levels, rehearsal_levels
+from models.train.teacher import Levels, _kind, chunk_levels, rehearsal_levels
 from tests.models.train.makers import store
 
 RECIPE = smoke()
@@ -74,3 +75,12 @@ def test_a_rehearsal_leaves_the_old_scene_alone_and_lets_a_far_motion_show() -> 
         assert (made[given] == 0).all()
         assert (made[~given] > 0).all()
         assert (made[batch.is_far, 1] <= lowest).all()
+
+
+def test_every_twenty_steps_keep_the_shares_of_a_recipe() -> None:
+    part = replace(
+        RECIPE.teacher, opening_share=0.4, bidirectional_share=0.25, own_share=1 / 3, batch=2
+    )
+    for start in (0, 20, 1340):
+        kinds = Counter(_kind(step, part) for step in range(start, start + 20))
+        assert kinds == {"opening": 8, "bidirectional": 3, "own": 3, "causal": 6}
