@@ -130,7 +130,8 @@ class DenseKV:
     For each chunk run the denoising passes on ``view(frames)`` and then the clean pass on
     ``view(frames, keep=True)``, which appends. Kept keys and values are detached, so a
     gradient reaches the chunk that is being denoised and nothing before it. Views follow the
-    policy's window, sink and rotary mode and are valid until the next kept pass.
+    policy's window, sink and rotary mode and are valid until the next kept pass. With ``attached`` kept
+    keys and values carry gradients, if the pass that made them did: then what is kept is learned, too.
 
     Attributes:
         frames: indices in the stream of the cached latent frames, in cache order.
@@ -144,8 +145,11 @@ class DenseKV:
         policy: CachePolicy,
         device: torch.device | str,
         kernels: Kernels | None = None,
+        *,
+        attached: bool = False,
     ) -> None:
         self.frames: tuple[int, ...] = ()
+        self._attached = attached
         self._policy = policy
         self._grid = grid
         self._head_dim = head_dim
@@ -205,7 +209,8 @@ class DenseKV:
             key = torch.cat((past_key, key), dim=1)
             value = torch.cat((past_value, value), dim=1)
         if chunk.keep:
-            self._keys[layer], self._values[layer] = key.detach(), value.detach()
+            kept = (key, value) if self._attached else (key.detach(), value.detach())
+            self._keys[layer], self._values[layer] = kept
             if layer == len(self._keys) - 1:
                 self.frames = chunk.attended
         if window:

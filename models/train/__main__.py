@@ -1,7 +1,7 @@
 """Command line of training: ``python -m models.train STAGE``; see README of this folder for the stages.
 
 Stages: ``tokenizer``, ``autoencoder``, ``teacher``, ``initialise``, ``distil``, ``all`` of them in
-order, ``classifier`` (for the evaluator), ``export`` (weights and card for the bundled model) and
+order, ``unroll`` (instead of the last two, where a prompt says all there is to see), ``classifier`` (for the evaluator), ``export`` (weights and card for the bundled model) and
 ``evaluate``, which has options of its own.
 """
 
@@ -21,7 +21,7 @@ import torch
 
 from models.train.recipe import RECIPES
 from models.train.run_folder import StageLimits, TrainingError
-from models.train.stages import ORDER, Run, run_stages
+from models.train.stages import ORDER, OWN_STREAMS, Run, run_stages
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,7 +43,9 @@ def pick_device(name: str) -> torch.device:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line of the training stages."""
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
-    parser.add_argument("stages", nargs="+", choices=[*ORDER, "all", "classifier", "export"])
+    parser.add_argument(
+        "stages", nargs="+", choices=[*ORDER, OWN_STREAMS, "all", "classifier", "export"]
+    )
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="tiny")
     parser.add_argument("--device", default="auto")
@@ -66,7 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--student",
-        choices=("distil", "initialise", "teacher"),
+        choices=("distil", OWN_STREAMS, "initialise", "teacher"),
         default="distil",
         help="which stage's network export takes",
     )
@@ -110,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
             except (AttributeError, TypeError, ValueError) as error:
                 raise TrainingError(
                     f"--budget {text!r}; it is STAGE=SECONDS with a stage that trains "
-                    "(autoencoder, text, teacher, initialise, distil, classifier), such as teacher=600"
+                    "(autoencoder, text, teacher, initialise, distil, unroll, classifier), such as teacher=600"
                 ) from error
         run = Run(
             options.run,

@@ -20,7 +20,7 @@ from models.train.denoiser import Denoiser
 from models.train.recipe import Recipe
 from models.train.rollout import policy_of
 from models.train.run_folder import TrainingError, save_weights, write_whole
-from models.train.stages import Run
+from models.train.stages import OWN_STREAMS, Run
 
 EXAMPLES = (
     "a red balloon rises over a green meadow on a clear day",
@@ -61,23 +61,21 @@ def export(run: Run, student: str, out: Path, notes: dict[str, Any]) -> None:
             f"run `python -m models.train tokenizer --run {run.folder}` first"
         )
     write_whole(out / "tokenizer.model", lambda path: shutil.copyfile(run.tokenizer_file, path))
-    card = card_of(entry_of(run.recipe, distilled=student == "distil")) | notes
+    card = card_of(entry_of(run.recipe, student)) | notes
     text = json.dumps(card, indent=1) + "\n"
     write_whole(out / CARD, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def entry_of(recipe: Recipe, *, distilled: bool) -> ModelEntry:
-    """The registry's bundled model with what this recipe made of it.
-
-    A network that was not distilled is sampled as ``Recipe.undistilled`` says.
-    """
+def entry_of(recipe: Recipe, student: str) -> ModelEntry:
+    """The registry's bundled model with what stage ``student`` of this recipe made of it."""
     bundled = registry.LONGTAKE_TINY
+    samplers = {"distil": recipe.sampler, OWN_STREAMS: recipe.unrolled}
     return replace(
         bundled,
         transformer=recipe.transformer,
         text=recipe.text,
         codecs=(replace(bundled.codec, config=recipe.codec),),
-        sampler=recipe.sampler if distilled else recipe.undistilled,
+        sampler=samplers.get(student, recipe.undistilled),
         cache=policy_of(recipe),
         sizes=((recipe.width, recipe.height),),
         fps=recipe.fps,

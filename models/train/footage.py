@@ -17,7 +17,8 @@ from torch import Tensor
 from models.tokenizer import Tokenizer, token_ids
 from models.train.captions import caption_batch
 from models.train.recipe import Recipe
-from models.train.windows import CHUNKS, Item, Opening
+from models.train.streams import StreamBatch
+from models.train.windows import CHUNKS, Item, Opening, Prompts
 from models.train.world_motion import anchored, opened, subject_cover
 from models.train.world_render import render, render_switch
 from models.train.world_scene import SceneBatch, as_said, change_some, draw_scenes
@@ -132,6 +133,37 @@ class Footage:
             cover=self._cover(scenes, scenes, clip),
             ids=ids.to(self._device),
             mask=mask.to(self._device),
+        )
+
+    @torch.no_grad()
+    def streams(
+        self,
+        count: int,
+        chunks: int,
+        switch: int | None,
+        encode: Callable[[Tensor], Tensor],
+        tokenizer: Tokenizer,
+    ) -> StreamBatch:
+        """Render and encode the first ``chunks`` chunks of streams that change at chunk ``switch``."""
+        recipe = self._recipe
+        chunk = 4 * recipe.chunk_frames  # pixel frames
+        begin = self._begins(count)
+        before, old_texts = self._opened(begin)
+        after, new_texts, turn = before, old_texts, begin + _NEVER
+        if switch is not None:
+            turn = begin + chunk * switch - 3
+            changed, new_texts = self._told(change_some(self._draw, before))
+            after = anchored(before, changed, turn / recipe.fps)
+        clip = _Clip(begin, chunks * chunk - 3, turn)
+        texts = [text for pair in zip(old_texts, new_texts, strict=True) for text in pair]
+        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
+        return StreamBatch(
+            latents=encode(self._film(before, after, clip)),
+            cover=self._cover(before, after, clip),
+            prompts=Prompts(
+                ids.view(count, 2, -1).to(self._device), mask.view(count, 2, -1).to(self._device)
+            ),
+            switch=switch,
         )
 
     def _opened(self, begin: NDArray[np.int64]) -> tuple[SceneBatch, list[str]]:

@@ -123,6 +123,29 @@ class DistilRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class UnrollRecipe:
+    """Self-rollout against the one clip that a prompt describes, for recipes with one view.
+
+    Streams of ``chunks`` chunks; a share of ``switch_share`` change their prompt on the way. ``shift`` is
+    the schedule's: low levels keep more of the estimate that they go on from. ``held`` streams are kept,
+    ``at_once`` are made every ``refresh_every`` steps.
+    """
+
+    limits: StageLimits
+    batch: int
+    chunks: int = 6
+    held: int = 1200
+    at_once: int = 12
+    refresh_every: int = 4
+    switch_share: float = 0.3
+    steps_choices: tuple[int, ...] = (4, 2, 2, 1)
+    shift: float = 0.6
+    subject_weight: float = 3.0
+    peak: float = 1.2e-3
+    decay: float = 0.995
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything a run needs to be repeated, apart from the device."""
 
@@ -140,6 +163,7 @@ class Recipe:
     teacher: TeacherRecipe
     initialise: InitialiseRecipe
     distil: DistilRecipe
+    unroll: UnrollRecipe
     guidance: float = 2.5
     classifier_steps: int = 3000
     vocabulary: int = 512
@@ -158,6 +182,11 @@ class Recipe:
     def undistilled(self) -> Sampler:
         """How the teacher itself is sampled: Euler's method, guided."""
         return replace(self.sampler, fresh_noise=False, guidance=self.guidance)
+
+    @property
+    def unrolled(self) -> Sampler:
+        """How a network is sampled that learned from its own streams."""
+        return replace(self.sampler, shift=self.unroll.shift)
 
     def within(self, stage: str, budget_s: float) -> "Recipe":
         """The same recipe with ``stage`` bounded to ``budget_s`` seconds."""
@@ -188,6 +217,7 @@ def tiny() -> Recipe:
         teacher=TeacherRecipe(StageLimits(6000, 420.0), batch=256),
         initialise=InitialiseRecipe(StageLimits(300, 60.0), batch=128),
         distil=DistilRecipe(StageLimits(1200, 330.0), batch=64),
+        unroll=UnrollRecipe(StageLimits(2000, 330.0), batch=64),
     )
 
 
@@ -228,6 +258,7 @@ def first_light() -> Recipe:
             subject_weight=3.0,
             own_share=0.5,
         ),
+        unroll=UnrollRecipe(StageLimits(20000, 5400.0, 60.0), batch=16),
     )
 
 
@@ -251,6 +282,7 @@ def smoke() -> Recipe:
         ),
         initialise=InitialiseRecipe(StageLimits(5), batch=2, ode_steps=4),
         distil=DistilRecipe(StageLimits(3), batch=2, max_chunks=5, critic_updates=1),
+        unroll=UnrollRecipe(StageLimits(21), batch=2, chunks=3, held=4, at_once=2),
     )
 
 

@@ -1,8 +1,8 @@
 """The student makes its own context: a differentiable self-rollout through the KV cache.
 
 As in Self Forcing (Huang et al. 2025, arXiv:2506.08009): chunk after chunk from noise, each ending
-at a randomly drawn step of its schedule, with gradients through that step only; the clean pass and
-everything the cache holds carry none. A prompt may change on the way: then the window's keys are
+at a randomly drawn step of its schedule, with gradients through that step only. Latents that are gone
+on from carry none, and the clean pass and all that the cache holds do only if the plan says so. A prompt may change on the way: then the window's keys are
 rebuilt from its clean latents under the new prompt, as the engine does.
 """
 
@@ -28,12 +28,15 @@ class Plan:
         graded: Gradients flow through the chunks from this index on.
         switch: Chunk from which the second prompt holds; None for no change.
         steps: Denoising steps of the schedule.
+        context: The clean passes of chunks that later graded ones see carry gradients as well; wants
+            a cache that keeps them.
     """
 
     chunks: int
     graded: int
     switch: int | None
     steps: int
+    context: bool = False
 
 
 def _step(
@@ -106,7 +109,7 @@ def self_rollout(
     for index in range(plan.chunks):
         if index == plan.switch:
             prompt = prompts[1]
-            with torch.no_grad():
+            with torch.set_grad_enabled(plan.context):
                 past = [chunk.detach() for chunk in chunks]
                 cache = rebuild(network, past, prompt, policy, make_cache())
         schedule = sampler.schedule(plan.steps, index)
@@ -125,7 +128,7 @@ def self_rollout(
                 x = (1.0 - sigma) * clean + sigma * draw()
         chunks.append(clean)
         if index + 1 < plan.chunks:
-            with torch.no_grad():
+            with torch.set_grad_enabled(plan.context):
                 _step(network, clean.detach(), policy.context_timestep, prompt, cache, keep=True)
     return chunks
 

@@ -24,9 +24,14 @@ from models.train.footage import Footage
 from models.train.initialise import train_initialise
 from models.train.recipe import Recipe
 from models.train.run_folder import Clock, Stage, StageLimits, TrainingError, save_weights
+from models.train.streams import StreamBatch, StreamStore
 from models.train.teacher import train_teacher
 from models.train.text_start import train_text
+from models.train.unroll import train_unroll
 from models.train.windows import OpeningStore, WindowStore
+
+OWN_STREAMS = "unroll"
+"""The stage for recipes with one view, where it takes the place of ``initialise`` and ``distil``."""
 
 ORDER = ("tokenizer", "autoencoder", "text", "teacher", "initialise", "distil")
 
@@ -226,6 +231,44 @@ def _network(run: Run, stage: str) -> Denoiser:
     return network
 
 
+def run_unroll(run: Run) -> None:
+    """Let the teacher learn from its own streams.
+
+    Raises:
+        TrainingError: the recipe's prompts leave things open, or the teacher is missing.
+    """
+    recipe, part = run.recipe, run.recipe.unroll
+    if not recipe.data.one_view:
+        raise TrainingError(
+            f"recipe {recipe.name!r} shows many views of what a prompt describes, and stage "
+            f"{OWN_STREAMS} compares with the only one; use --recipe first-light, or the stages "
+            "initialise and distil"
+        )
+    student = _network(run, "teacher")
+    made = encoding(run)
+    footage = Footage(recipe, run.device, recipe.seed + 404)
+    draw = torch.Generator().manual_seed(recipe.seed + 405)
+
+    def group() -> StreamBatch:
+        changes = torch.rand((), generator=draw).item() < part.switch_share
+        place = int(torch.randint(1, part.chunks, (), generator=draw))
+        switch = place if changes else None
+        return footage.streams(part.at_once, part.chunks, switch, made.encode, made.tokenizer)
+
+    store = StreamStore(part.held // part.at_once, group)
+    for _ in range(min(10, part.held // part.at_once)):
+        store.refresh()
+
+    def renew(step: int) -> None:
+        if step % part.refresh_every == 0:
+            store.refresh()
+
+    finished = train_unroll(
+        run.stage(OWN_STREAMS, part.limits), recipe, student, store, run.device, on_tick=renew
+    )
+    save_weights(run.finished(OWN_STREAMS), finished.state_dict(), torch.float32)
+
+
 def run_initialise(run: Run, store: WindowStore) -> None:
     """Make the student from the teacher's trajectories."""
     teacher, student = _network(run, "teacher"), _network(run, "teacher")
@@ -273,6 +316,8 @@ def run_stages(run: Run, names: tuple[str, ...]) -> None:
             run_autoencoder(run)
         elif name == "text":
             run_text(run)
+        elif name == OWN_STREAMS:
+            run_unroll(run)
         else:
             store = store or window_store(run)
             WITH_STORE[name](run, store)

@@ -30,8 +30,8 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def cache_for(policy, layers=CONFIG.num_layers):
-    return DenseKV(layers, CONFIG.head_dim, GRID, policy, "cpu")
+def cache_for(policy, layers=CONFIG.num_layers, *, attached=False):
+    return DenseKV(layers, CONFIG.head_dim, GRID, policy, "cpu", attached=attached)
 
 
 def norm_of(seed):
@@ -107,17 +107,18 @@ def test_both_rotary_modes_agree_while_the_stream_fits_the_window():
             assert (a - b).abs().max() > 1e-3
 
 
-def test_gradients_stay_within_the_chunk():
+@pytest.mark.parametrize("attached", [False, True])
+def test_gradients_stay_within_the_chunk_unless_the_cache_is_attached(attached):
     network = random_transformer(CONFIG, seed=8)
     prompt = network.prompt_kv(draw(1, 5, 10, seed=9))
-    cache = cache_for(CachePolicy(6, 2, "window", chunk_frames=2))
+    cache = cache_for(CachePolicy(6, 2, "window", chunk_frames=2), attached=attached)
     chunks = [draw(1, 2, 16, 2, 4, seed=20 + i).requires_grad_() for i in range(3)]
     times = torch.zeros(1, 2)
     for part in chunks[:2]:
         network(part, times, prompt, cache.view(2, keep=True))
     velocity = network(chunks[2], torch.full((1, 2), 500.0), prompt, cache.view(2))
     velocity.sum().backward()
-    assert [part.grad is not None for part in chunks] == [False, False, True]
+    assert [part.grad is not None for part in chunks] == [attached, attached, True]
     assert chunks[2].grad.abs().max() > 0
 
 

@@ -10,6 +10,7 @@ from models.tokenizer import SentencePieceTokenizer
 from models.train.captions import train_tokenizer
 from models.train.footage import Footage
 from models.train.recipe import smoke
+from models.train.streams import StreamBatch
 
 RECIPE = smoke()
 CPU = torch.device("cpu")
@@ -68,3 +69,20 @@ def test_scenes_are_the_same_for_the_same_seed(tokenizer: SentencePieceTokenizer
     first, second = (Footage(RECIPE, CPU, 6).openings(3, shrunk, tokenizer) for _ in range(2))
     np.testing.assert_array_equal(first.latents.numpy(), second.latents.numpy())
     assert torch.equal(first.ids, second.ids)
+
+
+def test_a_stream_turns_at_the_chunk_it_is_asked_to(tokenizer: SentencePieceTokenizer) -> None:
+    recipe = replace(RECIPE, data=replace(RECIPE.data, one_view=True))
+
+    def filmed(switch: int | None) -> StreamBatch:
+        return Footage(recipe, CPU, 8).streams(5, 4, switch, shrunk, tokenizer)
+
+    steady, turned = filmed(None), filmed(2)
+    assert steady.latents.shape == turned.latents.shape == (5, 12, 3, 4, 8)
+    assert steady.cover.shape == (5, 12, 4, 8)
+    assert torch.equal(steady.latents[:, :6], turned.latents[:, :6])
+    assert (steady.latents[:, 6:] != turned.latents[:, 6:]).flatten(1).any(1).all()
+    assert torch.equal(steady.prompts.ids[:, 0], steady.prompts.ids[:, 1])
+    assert torch.equal(steady.prompts.ids[:, 0], turned.prompts.ids[:, 0])
+    assert (turned.prompts.ids[:, 0] != turned.prompts.ids[:, 1]).any(1).all()
+    assert (steady.switch, turned.switch) == (None, 2)

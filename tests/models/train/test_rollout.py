@@ -18,7 +18,9 @@ def network() -> Denoiser:
 def roll(denoiser: Denoiser, plan: Plan, seed: int = 5, second: int = 1) -> list[torch.Tensor]:
     def make_cache() -> DenseKV:
         config = RECIPE.transformer
-        return DenseKV(config.num_layers, config.head_dim, RECIPE.grid, POLICY, "cpu")
+        return DenseKV(
+            config.num_layers, config.head_dim, RECIPE.grid, POLICY, "cpu", attached=plan.context
+        )
 
     contexts = torch.randn(
         3, 2, RECIPE.text.text_len, RECIPE.text.dim, generator=torch.Generator().manual_seed(9)
@@ -52,6 +54,22 @@ def test_gradients_reach_every_parameter_of_the_blocks() -> None:
         p.grad is not None and p.grad.abs().sum() > 0
         for p in denoiser.transformer.blocks.parameters()
     )
+
+
+def test_what_is_kept_of_earlier_chunks_is_learned_if_the_plan_says_so() -> None:
+    denoiser = network()
+
+    def gradients(context: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        denoiser.zero_grad()
+        plan = Plan(chunks=2, graded=0, switch=None, steps=1, context=context)
+        second = roll(denoiser, plan)[1]
+        second.square().sum().backward()
+        made = [p.grad for p in denoiser.transformer.blocks.parameters()]
+        return second.detach(), [gradient.clone() for gradient in made if gradient is not None]
+
+    (one, alone), (other, learned) = gradients(False), gradients(True)
+    assert torch.equal(one, other)
+    assert any(not torch.allclose(a, b) for a, b in zip(alone, learned, strict=True))
 
 
 def test_a_switch_changes_no_chunk_before_it() -> None:
