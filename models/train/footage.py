@@ -21,7 +21,7 @@ from models.train.streams import StreamBatch
 from models.train.windows import CHUNKS, Item, Opening, Prompts
 from models.train.world_motion import anchored, opened, subject_cover
 from models.train.world_render import render, render_switch
-from models.train.world_scene import SceneBatch, as_said, change_some, draw_scenes
+from models.train.world_scene import ATTRIBUTES, SceneBatch, as_said, change_some, draw_scenes
 
 WARM_LATENTS = 4
 """Latents encoded before a far window, so that the encoder's memory is that of a long stream."""
@@ -169,11 +169,21 @@ class Footage:
     def _opened(self, begin: NDArray[np.int64]) -> tuple[SceneBatch, list[str]]:
         """Draw and caption the scenes of streams that begin at world frames ``begin [B]``."""
         middle = self._recipe.width / self._recipe.height / 2
-        scenes = draw_scenes(self._draw, len(begin))
+        scenes, texts = self._drawn(len(begin))
+        if self._recipe.data.lively:
+            others, other_texts = self._drawn(len(begin))
+            still = scenes.column("motion") == ATTRIBUTES["motion"].index("still")
+            row = np.arange(len(begin)) + len(begin) * still
+            scenes = SceneBatch.joined((scenes, others)).rows(row)
+            texts = [[*texts, *other_texts][index] for index in row]
+        return opened(scenes, begin, middle), texts
+
+    def _drawn(self, count: int) -> tuple[SceneBatch, list[str]]:
+        """Draw and caption ``count`` scenes."""
+        scenes = draw_scenes(self._draw, count)
         if self._recipe.data.one_view:
             scenes = replace(scenes, layout_seed=np.zeros_like(scenes.layout_seed))
-        scenes, texts = self._told(scenes)
-        return opened(scenes, begin, middle), texts
+        return self._told(scenes)
 
     def _told(self, scenes: SceneBatch) -> tuple[SceneBatch, list[str]]:
         """Caption scenes; with one view, what a caption leaves unsaid is then as it always is."""

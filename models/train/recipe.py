@@ -43,7 +43,8 @@ class DataRecipe:
     ``first`` are made before training starts, by default all that are held. With ``one_view`` every
     stream opens at world time 0 on the one view that there is of its place, and what a caption leaves
     unsaid is as it always is (``world_scene.UNSAID``), so that a prompt says all there is to see: a
-    small network's hours then go into what prompts ask for, not into the lie of hills.
+    small network's hours then go into what prompts ask for, not into the lie of hills. With ``lively``
+    a scene that stands still is drawn once more: what moves is harder to learn.
     """
 
     held: int
@@ -53,6 +54,7 @@ class DataRecipe:
     switch_share: float = 0.4
     far_s: float = 300.0
     one_view: bool = False
+    lively: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,9 @@ def first_light() -> Recipe:
             peak=1e-3,
         ),
         text_start=TextRecipe(StageLimits(900, 240.0, 60.0)),
-        data=DataRecipe(held=12000, at_once=12, refresh_every=8, first=240, one_view=True),
+        data=DataRecipe(
+            held=12000, at_once=12, refresh_every=8, first=240, one_view=True, lively=True
+        ),
         teacher=TeacherRecipe(
             StageLimits(20000, 4800.0, 60.0),
             batch=18,

@@ -86,3 +86,12 @@ def test_a_stream_turns_at_the_chunk_it_is_asked_to(tokenizer: SentencePieceToke
     assert torch.equal(steady.prompts.ids[:, 0], turned.prompts.ids[:, 0])
     assert (turned.prompts.ids[:, 0] != turned.prompts.ids[:, 1]).any(1).all()
     assert (steady.switch, turned.switch) == (None, 2)
+
+
+def test_lively_footage_moves_more_often(tokenizer: SentencePieceTokenizer) -> None:
+    def moving(lively: bool) -> float:
+        data = replace(RECIPE.data, one_view=True, lively=lively)
+        made = Footage(replace(RECIPE, data=data), CPU, 9).openings(300, shrunk, tokenizer)
+        return (made.cover[:, 0] != made.cover[:, 2]).flatten(1).any(1).float().mean().item()
+
+    assert moving(True) > 1.2 * moving(False)
