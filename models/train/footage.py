@@ -42,6 +42,15 @@ class _Clip:
     turn: NDArray[np.int64]
 
 
+def _moving(scenes: SceneBatch) -> NDArray[np.int64]:
+    """Count what moves in a scene ``[B]``, of its subject and its camera."""
+    moving = sum(
+        (scenes.column(name) != ATTRIBUTES[name].index("still")).astype(np.int64)
+        for name in ("motion", "camera")
+    )
+    return np.asarray(moving)
+
+
 class Footage:
     """Renders batches for a recipe.
 
@@ -172,8 +181,7 @@ class Footage:
         scenes, texts = self._drawn(len(begin))
         if self._recipe.data.lively:
             others, other_texts = self._drawn(len(begin))
-            still = scenes.column("motion") == ATTRIBUTES["motion"].index("still")
-            row = np.arange(len(begin)) + len(begin) * still
+            row = np.arange(len(begin)) + len(begin) * (_moving(others) > _moving(scenes))
             scenes = SceneBatch.joined((scenes, others)).rows(row)
             texts = [[*texts, *other_texts][index] for index in row]
         return opened(scenes, begin, middle), texts

@@ -44,7 +44,7 @@ class DataRecipe:
     stream opens at world time 0 on the one view that there is of its place, and what a caption leaves
     unsaid is as it always is (``world_scene.UNSAID``), so that a prompt says all there is to see: a
     small network's hours then go into what prompts ask for, not into the lie of hills. With ``lively``
-    a scene that stands still is drawn once more: what moves is harder to learn.
+    every scene is drawn twice and the one in which more moves is taken: that is harder to learn.
     """
 
     held: int
