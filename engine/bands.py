@@ -1,7 +1,8 @@
 """How latent frames are cut for several devices, and which numbers of devices a model allows.
 
-A frame is cut into bands of whole rows or columns of tokens, one for each device. Knows neither
-processes nor networks.
+A frame is cut into bands of whole rows or columns of tokens, one for each device, all of one size: where
+they do not divide, the last band is filled up with tokens that nobody attends to. Knows neither processes
+nor networks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.config import TransformerConfig
@@ -32,58 +34,74 @@ class Bands:
     axis: int
     grid: tuple[int, int]
 
+    @property
+    def thickness(self) -> int:
+        """Rows or columns of a band."""
+        return -(-self.grid[self.axis] // self.devices)
+
+    @property
+    def padding(self) -> int:
+        """Rows or columns that the last band is filled up with."""
+        return self.thickness * self.devices - self.grid[self.axis]
+
     def cut(self, latents: Tensor, rank: int) -> Tensor:
         """Select a device's band of ``[B, F, C, H, W]``."""
-        return latents.chunk(self.devices, dim=3 + self.axis)[rank].contiguous()
+        dim = 3 + self.axis
+        patch = latents.shape[dim] // self.grid[self.axis]
+        latents = _padded(latents, dim, self.padding * patch)
+        return latents.chunk(self.devices, dim=dim)[rank].contiguous()
 
     def join(self, bands: Sequence[Tensor]) -> Tensor:
         """Put bands of velocities together again."""
-        return torch.cat(list(bands), dim=3 + self.axis)
+        dim = 3 + self.axis
+        patch = bands[0].shape[dim] // self.thickness
+        return torch.cat(list(bands), dim=dim).narrow(dim, 0, self.grid[self.axis] * patch)
 
     def whole(self, parts: Tensor, frames: int) -> Tensor:
-        """Bring tokens of all bands ``[R, B, F*hw/R, n, D]`` into token order ``[B, F*hw, n, D]``."""
+        """Bring tokens of all bands ``[R, B, F*b, n, D]`` into token order ``[B, F*hw, n, D]``."""
         rows, columns = self._band
         parts = parts.unflatten(2, (frames, rows, columns))  # [R, B, F, h, w, n, D]
-        order = (1, 2, 0, 3, 4, 5, 6) if self.axis == 0 else (1, 2, 3, 0, 4, 5, 6)
-        return parts.permute(order).flatten(1, 4)
+        dim = 2 + self.axis
+        joined = torch.cat(parts.unbind(0), dim=dim)  # [B, F, h, w, n, D]
+        return joined.narrow(dim, 0, self.grid[self.axis]).flatten(1, 3)
 
     def bands(self, tokens: Tensor, frames: int) -> Tensor:
-        """Cut tokens ``[B, F*hw, n, D]`` into all bands ``[R, B, F*hw/R, n, D]``."""
-        rows, columns = self._band
-        if self.axis == 0:
-            parts = tokens.unflatten(1, (frames, self.devices, rows, columns))
-            parts = parts.permute(2, 0, 1, 3, 4, 5, 6)
-        else:
-            parts = tokens.unflatten(1, (frames, rows, self.devices, columns))
-            parts = parts.permute(3, 0, 1, 2, 4, 5, 6)
-        return parts.flatten(2, 4)
+        """Cut tokens ``[B, F*hw, n, D]`` into all bands ``[R, B, F*b, n, D]`` of b tokens a frame."""
+        dim = 2 + self.axis
+        parts = tokens.unflatten(1, (frames, *self.grid))  # [B, F, h, w, n, D]
+        parts = _padded(parts, dim, self.padding)
+        return torch.stack(parts.chunk(self.devices, dim=dim)).flatten(2, 4)
 
     @property
     def _band(self) -> tuple[int, int]:
         rows, columns = self.grid
-        if self.axis == 0:
-            return rows // self.devices, columns
-        return rows, columns // self.devices
+        return (self.thickness, columns) if self.axis == 0 else (rows, self.thickness)
+
+
+def _padded(x: Tensor, dim: int, count: int) -> Tensor:
+    """Append ``count`` zeros along ``dim``."""
+    return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, count)) if count else x
 
 
 def plan_bands(config: TransformerConfig, grid: tuple[int, int], devices: int) -> Bands:
-    """Choose how to cut a frame of ``grid`` tokens for ``devices``.
+    """Choose how to cut a frame of ``grid`` tokens for ``devices``: by rows unless columns waste less.
 
     Raises:
-        ValueError: heads or tokens do not divide.
+        ValueError: the heads do not divide, or a device would have nothing but padding.
     """
     if config.num_heads % devices:
         raise ValueError(
             f"{devices} devices for {config.num_heads} heads; every device takes as many heads as "
             "any other; choose a number that divides them"
         )
-    for axis in (0, 1):
-        if grid[axis] % devices == 0:
-            return Bands(devices, axis, grid)
-    raise ValueError(
-        f"{devices} devices for frames of {grid[0]}x{grid[1]} tokens; height or width must divide; "
-        "choose another number of devices or another size"
-    )
+    cuts = [Bands(devices, axis, grid) for axis in (0, 1)]
+    cuts = [cut for cut in cuts if cut.padding < cut.thickness]
+    if not cuts:
+        raise ValueError(
+            f"{devices} devices for frames of {grid[0]}x{grid[1]} tokens; every device needs a row or "
+            "a column of them; choose fewer devices or another size"
+        )
+    return min(cuts, key=lambda cut: cut.padding / grid[cut.axis])
 
 
 def check_devices(entry: ModelEntry, devices: int) -> None:
@@ -107,8 +125,8 @@ def check_devices(entry: ModelEntry, devices: int) -> None:
         *rest, last = (str(count) for count in allowed)
         choice = f"{', '.join(rest)} or {last}" if rest else last
         raise ValueError(
-            f"{devices} tensor devices; {about}, and both the heads and the rows or columns of "
-            f"tokens must divide; choose {choice}"
+            f"{devices} tensor devices; {about}, the heads must divide and every device needs a row "
+            f"or a column of tokens; choose {choice}"
         )
 
 

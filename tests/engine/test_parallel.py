@@ -35,6 +35,8 @@ CASES: dict[str, tuple[CachePolicy, tuple[int, int], TransformerConfig]] = {
     "past weighed less": (replace(POLICY, past_weight=0.3), (4, 6), CONFIG),
     "placed in rows": (POLICY, (4, 6), PLACED),
     "placed in columns": (POLICY, (6, 8), PLACED),
+    "rows that do not divide": (POLICY, (6, 2), PLACED),
+    "columns that do not divide": (POLICY, (6, 10), PLACED),
 }
 
 
