@@ -135,10 +135,10 @@ class UnrollRecipe:
 
     limits: StageLimits
     batch: int
-    chunks: int = 6
-    held: int = 1200
+    chunks: int = 8
+    held: int = 360
     at_once: int = 12
-    refresh_every: int = 4
+    refresh_every: int = 2
     switch_share: float = 0.3
     steps_choices: tuple[int, ...] = (4, 2, 2, 1)
     shift: float = 0.6
@@ -224,7 +224,7 @@ def tiny() -> Recipe:
 
 
 def first_light() -> Recipe:
-    """For two CPU cores and some hours: the diffusion-forcing teacher is the model."""
+    """For two CPU cores and some hours: diffusion forcing, then self-rollout, on one view of each place."""
     full = tiny()
     return replace(
         full,
@@ -236,7 +236,7 @@ def first_light() -> Recipe:
         sampler=replace(full.sampler, shift=1.5),
         guidance=1.0,
         autoencoder=AutoencoderRecipe(
-            StageLimits(6000, 3000.0, 60.0),
+            StageLimits(6000, 750.0, 60.0),
             batch=8,
             frames=9,
             crop=64,
@@ -250,7 +250,7 @@ def first_light() -> Recipe:
             held=12000, at_once=12, refresh_every=8, first=240, one_view=True, lively=True
         ),
         teacher=TeacherRecipe(
-            StageLimits(20000, 4800.0, 60.0),
+            StageLimits(20000, 7200.0, 60.0),
             batch=18,
             peak=1.8e-3,
             bidirectional_share=0.0,
@@ -262,7 +262,7 @@ def first_light() -> Recipe:
             subject_weight=3.0,
             own_share=0.5,
         ),
-        unroll=UnrollRecipe(StageLimits(20000, 5400.0, 60.0), batch=16),
+        unroll=UnrollRecipe(StageLimits(20000, 6600.0, 60.0), batch=12),
     )
 
 
