@@ -7,7 +7,6 @@ estimates, not an encoder's output. Knows nothing of prompts.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,19 +110,7 @@ def train_autoencoder(
     trained = codec if recipe.train_encoder else codec.decoder
     optimiser = Optimiser([trained], recipe.peak, clip=1.0, betas=(0.9, 0.99), weight_decay=0.0)
     average = Average(codec, 0.998)
-    if (saved := stage.resume(device)) is not None:
-        codec.load_state_dict(saved["codec"])
-        scale.load_state_dict(saved["scale"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average.load_state_dict(saved["average"])
-
-    def payload() -> dict[str, Any]:
-        return {
-            "codec": codec.state_dict(),
-            "scale": scale.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.state_dict(),
-        }
+    payload = stage.restore(device, codec=codec, scale=scale, optimiser=optimiser, average=average)
 
     def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

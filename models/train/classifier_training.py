@@ -169,18 +169,7 @@ def train_classifier(
     torch.manual_seed(seed)
     model = AttributeClassifier().to(device)
     optimiser, average = Optimiser([model], peak), Average(model, 0.995)
-    saved = stage.resume(device)
-    if saved is not None:
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average.load_state_dict(saved["average"])
-
-    def payload() -> dict[str, object]:
-        return {
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.state_dict(),
-        }
+    payload = stage.restore(device, model=model, optimiser=optimiser, average=average)
 
     worn = torch.Generator()
     footage = _Footage(seed, batch, device, block=block, reuse=reuse)

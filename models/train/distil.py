@@ -10,7 +10,6 @@ than the window, so that what comes after minutes of its own output is trained t
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,21 +161,14 @@ def train_distil(
         )
     )
     average = Average(student, part.decay)
-    if (saved := stage.resume(device)) is not None:
-        student.load_state_dict(saved["student"])
-        matcher.critic.load_state_dict(saved["critic"])
-        average.load_state_dict(saved["average"])
-        optimiser.load_state_dict(saved["optimiser"])
-        critic_optimiser.load_state_dict(saved["critic_optimiser"])
-
-    def payload() -> dict[str, Any]:
-        return {
-            "student": student.state_dict(),
-            "critic": matcher.critic.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "critic_optimiser": critic_optimiser.state_dict(),
-        }
+    payload = stage.restore(
+        device,
+        student=student,
+        critic=matcher.critic,
+        average=average,
+        optimiser=optimiser,
+        critic_optimiser=critic_optimiser,
+    )
 
     def make_cache() -> DenseKV:
         layers, head_dim = recipe.transformer.num_layers, recipe.transformer.head_dim

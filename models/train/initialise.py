@@ -5,8 +5,6 @@ from noise, chunk by chunk given clean context, keep the points the student will
 from each of them to the trajectory's end. Clean context makes one forward serve all four chunks.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -83,17 +81,7 @@ def train_initialise(
     student.text.requires_grad_(False)
     optimiser = Optimiser([student.transformer], part.peak)
     average = Average(student, part.decay)
-    if (saved := stage.resume(device)) is not None:
-        student.load_state_dict(saved["student"])
-        average.load_state_dict(saved["average"])
-        optimiser.load_state_dict(saved["optimiser"])
-
-    def payload() -> dict[str, Any]:
-        return {
-            "student": student.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-        }
+    payload = stage.restore(device, student=student, average=average, optimiser=optimiser)
 
     visited = recipe.sampler.schedule(None, 0).sigmas
     between = max(part.ode_steps // len(visited), 1)

@@ -2,8 +2,9 @@
 
 As in Self Forcing (Huang et al. 2025, arXiv:2506.08009): chunk after chunk from noise, each ending
 at a randomly drawn step of its schedule, with gradients through that step only. Latents that are gone
-on from carry none, and the clean pass and all that the cache holds do only if the plan says so. A prompt may change on the way: then the window's keys are
-rebuilt from its clean latents under the new prompt, as the engine does.
+on from carry none, and the clean pass and all that the cache holds do only if the plan says so. A
+prompt may change on the way: then the window's keys are rebuilt from its clean latents under the new
+prompt, as the engine does.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -32,6 +32,18 @@ class StageLimits:
     steps: int
     budget_s: float | None = None
     save_every_s: float = 120.0
+
+
+class Keepable(Protocol):
+    """A network, an average or an optimiser: what a checkpoint holds a state of."""
+
+    def state_dict(self) -> Any:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Take back what ``state_dict`` gave."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +135,20 @@ class Stage:
                 "it must be a checkpoint this command wrote; move it away to start the stage afresh"
             ) from error
         return dict(state["payload"])
+
+    def restore(self, device: torch.device, **parts: Keepable) -> Callable[[], dict[str, Any]]:
+        """Give ``parts``, in this order, what the last checkpoint has of them by name, if there is one.
+
+        Returns:
+            What makes the payload of the next one: give it to ``ticks``.
+
+        Raises:
+            TrainingError: the checkpoint is there but cannot be read.
+        """
+        if (saved := self.resume(device)) is not None:
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+        return lambda: {name: part.state_dict() for name, part in parts.items()}
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write a checkpoint now."""

@@ -9,7 +9,6 @@ Rectified flow (Liu et al. 2022, arXiv:2209.03003): the target is ``noise - x0``
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,18 +149,8 @@ def train_teacher(
     if half:
         denoiser.to(torch.bfloat16)
     optimiser = Optimiser([denoiser], part.peak, muon=True)
-    if (saved := stage.resume(device)) is not None:
-        denoiser.load_state_dict(saved["denoiser"])
-        average.load_state_dict(saved["average"])
-        optimiser.load_state_dict(saved["optimiser"])
+    payload = stage.restore(device, denoiser=denoiser, average=average, optimiser=optimiser)
     draw = Levels.of(recipe, generator)
-
-    def payload() -> dict[str, Any]:
-        return {
-            "denoiser": denoiser.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-        }
 
     def flow_of(noisy: Tensor, sigma: Tensor, ids: Tensor, mask: Tensor, causal: bool) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16 and not half):

@@ -6,8 +6,6 @@ read it from the first step; learned from pictures alone, the words of small thi
 of the video network goes on changing the encoder. Knows nothing of pictures.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -61,17 +59,7 @@ def train_text(
     reader = Reader(text).to(device)
     optimiser = Optimiser([reader], part.peak, weight_decay=0.0)
     average = Average(reader, 0.98)
-    if (saved := stage.resume(device)) is not None:
-        reader.load_state_dict(saved["reader"])
-        optimiser.load_state_dict(saved["optimiser"])
-        average.load_state_dict(saved["average"])
-
-    def payload() -> dict[str, Any]:
-        return {
-            "reader": reader.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.state_dict(),
-        }
+    payload = stage.restore(device, reader=reader, optimiser=optimiser, average=average)
 
     draw = np.random.default_rng(recipe.seed + 404 + stage.step)
     for tick in stage.ticks(payload):

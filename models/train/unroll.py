@@ -8,7 +8,6 @@ matching distributions (``distil.py``). Where a prompt leaves things open this w
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,17 +59,7 @@ def train_unroll(
     policy, sampler = policy_of(recipe), recipe.unrolled
     optimiser = Optimiser([student], part.peak, muon=True)
     average = Average(student, part.decay)
-    if (saved := stage.resume(device)) is not None:
-        student.load_state_dict(saved["student"])
-        average.load_state_dict(saved["average"])
-        optimiser.load_state_dict(saved["optimiser"])
-
-    def payload() -> dict[str, Any]:
-        return {
-            "student": student.state_dict(),
-            "average": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-        }
+    payload = stage.restore(device, student=student, average=average, optimiser=optimiser)
 
     def make_cache() -> DenseKV:
         layers, head_dim = recipe.transformer.num_layers, recipe.transformer.head_dim
