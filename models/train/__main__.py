@@ -1,7 +1,8 @@
 """Command line of training: ``python -m models.train STAGE``; see README of this folder for the stages.
 
-Stages: ``tokenizer``, ``autoencoder``, ``teacher``, ``initialise``, ``distil``, ``all`` of them in
-order, ``unroll`` (instead of the last two, where a prompt says all there is to see), ``classifier`` (for the evaluator), ``export`` (weights and card for the bundled model) and
+Stages: ``tokenizer``, ``autoencoder``, ``text``, ``teacher``, ``initialise``, ``distil``, ``all`` of
+them in order, ``unroll`` (instead of the last two, where a prompt says all there is to see),
+``classifier`` (for the evaluator), ``export`` (weights and card for the bundled model) and
 ``evaluate``, which has options of its own.
 """
 

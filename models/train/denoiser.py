@@ -114,6 +114,15 @@ def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return (1.0 - level) * clean + level * noise
 
 
+def frame_errors(made: Tensor, target: Tensor, cover: Tensor, subject_weight: float) -> Tensor:
+    """Mean squared error ``[B, F]`` of each frame of ``[B, F, C, H, W]``.
+
+    The error around the subject, as ``cover [B, F, H, W]`` has it, counts ``1 + subject_weight`` times.
+    """
+    weight = 1.0 + subject_weight * cover[:, :, None]
+    return ((made - target).square() * weight).mean(dim=(2, 3, 4))
+
+
 def drop_prompts(ids: Tensor, mask: Tensor, drop: Tensor, end_id: int) -> tuple[Tensor, Tensor]:
     """Replace the prompts of rows where ``drop [B]`` is true by the empty prompt."""
     empty = torch.zeros_like(ids)

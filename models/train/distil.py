@@ -10,17 +10,17 @@ than the window, so that what comes after minutes of its own output is trained t
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.kv import DenseKV
 from models.tokenizer import END_ID
 from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, shifted
 from models.train.initialise import guided
 from models.train.optimise import Average, Optimiser
 from models.train.recipe import DistilRecipe, Recipe
-from models.train.rollout import Plan, policy_of, self_rollout
+from models.train.rollout import Plan, empty_cache, policy_of, self_rollout
 from models.train.run_folder import Stage
 from models.train.windows import CHUNKS, Prompts, WindowStore
 
@@ -170,11 +170,6 @@ def train_distil(
         critic_optimiser=critic_optimiser,
     )
 
-    def make_cache() -> DenseKV:
-        layers, head_dim = recipe.transformer.num_layers, recipe.transformer.head_dim
-        return DenseKV(layers, head_dim, recipe.grid, policy, device)
-
-    shape = (part.batch, recipe.transformer.in_channels, recipe.height // 8, recipe.width // 8)
     recent: list[Scored] = []
     for tick in stage.ticks(payload):
         switched = bool(torch.rand((), generator=generator, device=device) < part.switch_share)
@@ -188,12 +183,12 @@ def train_distil(
             )
             chunks = self_rollout(
                 student.transformer,
-                make_cache,
+                partial(empty_cache, recipe, device),
                 policy,
                 recipe.sampler,
                 plan,
                 keys,
-                shape,
+                (part.batch, *recipe.latent_frame),
                 generator,
             )
             window, first = window_of(chunks, plan)

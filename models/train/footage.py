@@ -44,11 +44,9 @@ class _Clip:
 
 def _moving(scenes: SceneBatch) -> NDArray[np.int64]:
     """Count what moves in a scene ``[B]``, of its subject and its camera."""
-    moving = sum(
-        (scenes.column(name) != ATTRIBUTES[name].index("still")).astype(np.int64)
-        for name in ("motion", "camera")
-    )
-    return np.asarray(moving)
+    names = ("motion", "camera")
+    moves = [scenes.column(name) != ATTRIBUTES[name].index("still") for name in names]
+    return np.sum(moves, axis=0, dtype=np.int64)
 
 
 class Footage:
@@ -113,8 +111,7 @@ class Footage:
         meeting_s = np.where(in_start, turn, far_turn) / recipe.fps
         changed, new_texts = self._told(change_some(draw, before))
         after = anchored(before, changed, np.where(changes, meeting_s, 0.0))
-        texts = [text for pair in zip(old_texts, new_texts, strict=True) for text in pair]
-        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
+        prompts = self._prompts(old_texts, new_texts, tokenizer)
         device = self._device
         return Item(
             start=encode(self._film(before, after, start)),
@@ -123,8 +120,8 @@ class Footage:
             far_cover=self._cover(before, after, far)[:, WARM_LATENTS:],
             start_switch=torch.from_numpy(start_switch).to(device),
             far_switch=torch.from_numpy(far_switch).to(device),
-            text=ids.view(count, 2, -1).to(device),
-            text_mask=mask.view(count, 2, -1).to(device),
+            text=prompts.ids,
+            text_mask=prompts.mask,
         )
 
     @torch.no_grad()
@@ -164,16 +161,19 @@ class Footage:
             changed, new_texts = self._told(change_some(self._draw, before))
             after = anchored(before, changed, turn / recipe.fps)
         clip = _Clip(begin, chunks * chunk - 3, turn)
-        texts = [text for pair in zip(old_texts, new_texts, strict=True) for text in pair]
-        ids, mask = token_ids(tokenizer, texts, recipe.text.text_len)
         return StreamBatch(
             latents=encode(self._film(before, after, clip)),
             cover=self._cover(before, after, clip),
-            prompts=Prompts(
-                ids.view(count, 2, -1).to(self._device), mask.view(count, 2, -1).to(self._device)
-            ),
+            prompts=self._prompts(old_texts, new_texts, tokenizer),
             switch=switch,
         )
+
+    def _prompts(self, old: list[str], new: list[str], tokenizer: Tokenizer) -> Prompts:
+        """Encode the captions before and after a change."""
+        texts = [text for pair in zip(old, new, strict=True) for text in pair]
+        ids, mask = token_ids(tokenizer, texts, self._recipe.text.text_len)
+        pairs = (part.view(len(old), 2, -1).to(self._device) for part in (ids, mask))
+        return Prompts(*pairs)
 
     def _opened(self, begin: NDArray[np.int64]) -> tuple[SceneBatch, list[str]]:
         """Draw and caption the scenes of streams that begin at world frames ``begin [B]``."""
@@ -214,7 +214,7 @@ class Footage:
         """Where the subject is, for every latent of a clip: ``[B, F, H, W]`` from 0 to 1."""
         recipe = self._recipe
         frame = clip.begin[:, None] + np.arange(clip.frames)
-        grid = (recipe.height // 8, recipe.width // 8)
+        grid = recipe.latent_frame[1:]
         old, new = (subject_cover(scenes, frame, grid) for scenes in (before, after))
         cover = np.where((frame >= clip.turn[:, None])[..., None, None], new, old)
         # The first latent is one picture, every other one four.

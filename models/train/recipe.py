@@ -178,7 +178,12 @@ class Recipe:
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens of a latent frame, (rows, columns)."""
-        return self.transformer.grid(self.height // 8, self.width // 8)
+        return self.transformer.grid(*self.latent_frame[1:])
+
+    @property
+    def latent_frame(self) -> tuple[int, int, int]:
+        """Shape of a latent frame, (C, H, W)."""
+        return self.transformer.in_channels, self.height // 8, self.width // 8
 
     @property
     def undistilled(self) -> Sampler:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.backend import Kernels
 from models.kv import DenseKV
 from models.policy import CachePolicy
 from models.sampler import Sampler
@@ -132,6 +133,19 @@ def self_rollout(
             with torch.set_grad_enabled(plan.context):
                 _step(network, clean.detach(), policy.context_timestep, prompt, cache, keep=True)
     return chunks
+
+
+def empty_cache(
+    recipe: Recipe,
+    device: torch.device,
+    kernels: Kernels | None = None,
+    *,
+    attached: bool = False,
+) -> DenseKV:
+    """Make the cache of a rollout; see ``DenseKV``."""
+    layers, head_dim = recipe.transformer.num_layers, recipe.transformer.head_dim
+    policy = policy_of(recipe)
+    return DenseKV(layers, head_dim, recipe.grid, policy, device, kernels, attached=attached)
 
 
 def policy_of(recipe: Recipe) -> CachePolicy:

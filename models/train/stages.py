@@ -187,6 +187,26 @@ def window_store(run: Run) -> WindowStore:
     return store
 
 
+def stream_store(run: Run) -> StreamStore:
+    """Start a store of whole streams: renders, encoded by the finished autoencoder."""
+    recipe, part = run.recipe, run.recipe.unroll
+    made = encoding(run)
+    footage = Footage(recipe, run.device, recipe.seed + 404)
+    draw = torch.Generator().manual_seed(recipe.seed + 405)
+
+    def group() -> StreamBatch:
+        changes = torch.rand((), generator=draw).item() < part.switch_share
+        place = int(torch.randint(1, part.chunks, (), generator=draw))
+        switch = place if changes else None
+        return footage.streams(part.at_once, part.chunks, switch, made.encode, made.tokenizer)
+
+    groups = part.held // part.at_once
+    store = StreamStore(groups, group)
+    for _ in range(min(10, groups)):
+        store.refresh()
+    return store
+
+
 def _encoder(run: Run, codec: Taehv) -> Callable[[Tensor], Tensor]:
     """How clips become latents: the encoder, or its shorter equal if it was never trained."""
     if run.recipe.autoencoder.start_clips and not run.recipe.autoencoder.train_encoder:
@@ -245,19 +265,7 @@ def run_unroll(run: Run) -> None:
             "initialise and distil"
         )
     student = _network(run, "teacher")
-    made = encoding(run)
-    footage = Footage(recipe, run.device, recipe.seed + 404)
-    draw = torch.Generator().manual_seed(recipe.seed + 405)
-
-    def group() -> StreamBatch:
-        changes = torch.rand((), generator=draw).item() < part.switch_share
-        place = int(torch.randint(1, part.chunks, (), generator=draw))
-        switch = place if changes else None
-        return footage.streams(part.at_once, part.chunks, switch, made.encode, made.tokenizer)
-
-    store = StreamStore(part.held // part.at_once, group)
-    for _ in range(min(10, part.held // part.at_once)):
-        store.refresh()
+    store = stream_store(run)
 
     def renew(step: int) -> None:
         if step % part.refresh_every == 0:

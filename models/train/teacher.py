@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from models.tokenizer import END_ID
-from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, shifted
+from models.train.denoiser import (
+    Denoiser,
+    add_noise,
+    drop_prompts,
+    frame_errors,
+    per_frame,
+    shifted,
+)
 from models.train.optimise import Average, Optimiser
 from models.train.recipe import Recipe, TeacherRecipe
 from models.train.run_folder import Stage
@@ -169,8 +176,7 @@ def train_teacher(
         causal: bool,
     ) -> Tensor:
         flow = flow_of(noisy, sigma, ids, mask, causal)
-        weight = 1.0 + part.subject_weight * cover[:, :, None]
-        error = ((flow - target).square() * weight).mean(dim=(2, 3, 4))
+        error = frame_errors(flow, target, cover, part.subject_weight)
         asked = (sigma > 0).float()
         return (error * asked).sum() / asked.sum()
 

@@ -3,21 +3,21 @@
 The network makes its own stream through the KV cache (``rollout.py``, after Self Forcing, Huang et al.
 2025, arXiv:2506.08009): its own context, its own states between steps, its own changes of prompt. Where a
 prompt says all that there is to see, the stream has one right answer, so the estimate of the graded
-step is compared with the render itself; no teacher and no critic are asked, which costs a fifth of
-matching distributions (``distil.py``). Where a prompt leaves things open this would learn their mean.
+step is compared with the render itself; no teacher and no critic are asked (``distil.py`` asks both). Where a
+prompt leaves things open this would learn their mean.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.kv import DenseKV
-from models.train.denoiser import Denoiser
+from models.train.denoiser import Denoiser, frame_errors
 from models.train.lean import LeanKernels
 from models.train.optimise import Average, Optimiser
 from models.train.recipe import Recipe
-from models.train.rollout import Plan, policy_of, self_rollout
+from models.train.rollout import Plan, empty_cache, policy_of, self_rollout
 from models.train.run_folder import Stage
 from models.train.streams import StreamBatch, StreamStore
 
@@ -31,8 +31,8 @@ def mismatch(made: Tensor, batch: StreamBatch, subject_weight: float) -> Tensor:
         subject_weight: The error around the subject counts ``1 + subject_weight`` times.
     """
     frames = made.shape[1]
-    weight = 1.0 + subject_weight * batch.cover[:, :frames, None]
-    return ((made - batch.latents[:, :frames]).square() * weight).mean(dim=(0, 2, 3, 4))
+    target, cover = batch.latents[:, :frames], batch.cover[:, :frames]
+    return frame_errors(made, target, cover, subject_weight).mean(dim=0)
 
 
 def train_unroll(
@@ -61,11 +61,7 @@ def train_unroll(
     average = Average(student, part.decay)
     payload = stage.restore(device, student=student, average=average, optimiser=optimiser)
 
-    def make_cache() -> DenseKV:
-        layers, head_dim = recipe.transformer.num_layers, recipe.transformer.head_dim
-        return DenseKV(layers, head_dim, recipe.grid, policy, device, LeanKernels(), attached=True)
-
-    shape = (part.batch, recipe.transformer.in_channels, recipe.height // 8, recipe.width // 8)
+    make_cache = partial(empty_cache, recipe, device, LeanKernels(), attached=True)
     sums, reports = torch.zeros(part.chunks, device=device), 0
     for tick in stage.ticks(payload):
         on_tick(tick.step)
@@ -86,7 +82,7 @@ def train_unroll(
                 sampler,
                 plan,
                 (first, second),
-                shape,
+                (part.batch, *recipe.latent_frame),
                 generator,
             )
         errors = mismatch(torch.cat(chunks, dim=1), batch, part.subject_weight)
