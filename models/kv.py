@@ -198,7 +198,7 @@ class DenseKV:
     def _attend(
         self, chunk: "_DensePass", layer: int, q: Tensor, k: Tensor, v: Tensor, norm: QKNorm
     ) -> Tensor:
-        rotate, tokens = rope.rotate, q.shape[1]
+        rotate, tokens = self._kernels.rotate, q.shape[1]
         query = rotate(norm.query(q), chunk.cos[-tokens:], chunk.sin[-tokens:])
         window = self._policy.rope == "window"
         key, value = norm.key(k), norm.split(v)

@@ -42,11 +42,11 @@ class Scored:
     empty: Tensor
 
 
-def make_plan(recipe: DistilRecipe, *, switched: bool, generator: torch.Generator) -> Plan:
-    """Draw the length of a rollout, its steps, and where the prompt changes if it does."""
+def make_plan(recipe: DistilRecipe, *, switched: bool, draw: torch.Generator) -> Plan:
+    """Draw, on the host, the length of a rollout, its steps, and where the prompt changes if it does."""
 
     def integer(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=generator, device=generator.device))
+        return int(torch.randint(low, high, (), generator=draw))
 
     steps = recipe.steps_choices[integer(0, len(recipe.steps_choices))]
     # A third of the rollouts are the first window of a stream; it has the most viewers.
@@ -149,6 +149,7 @@ def train_distil(
     """Distil ``student`` in place; returns its average."""
     part = recipe.distil
     generator = torch.Generator(device).manual_seed(recipe.seed + 37)
+    draw = torch.Generator().manual_seed(recipe.seed + 38)
     policy = policy_of(recipe)
     matcher = DistributionMatcher(teacher, recipe, generator, compiled=compiled)
     student.text.requires_grad_(False)
@@ -172,8 +173,8 @@ def train_distil(
 
     recent: list[Scored] = []
     for tick in stage.ticks(payload):
-        switched = bool(torch.rand((), generator=generator, device=device) < part.switch_share)
-        plan = make_plan(part, switched=switched, generator=generator)
+        switched = torch.rand((), generator=draw).item() < part.switch_share
+        plan = make_plan(part, switched=switched, draw=draw)
         prompts = store.prompts(part.batch, generator, changed=switched)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
             contexts = _contexts(teacher, prompts)
@@ -190,6 +191,7 @@ def train_distil(
                 keys,
                 (part.batch, *recipe.latent_frame),
                 generator,
+                draw,
             )
             window, first = window_of(chunks, plan)
             scored = Scored(window.detach(), first, contexts[1], contexts[2])

@@ -215,12 +215,14 @@ class Footage:
         recipe = self._recipe
         frame = clip.begin[:, None] + np.arange(clip.frames)
         grid = recipe.latent_frame[1:]
-        old, new = (subject_cover(scenes, frame, grid) for scenes in (before, after))
-        cover = np.where((frame >= clip.turn[:, None])[..., None, None], new, old)
+        cover = subject_cover(before, frame, grid, self._device)
+        turned = frame >= clip.turn[:, None]
+        if turned.any():
+            after_it = torch.from_numpy(turned)[..., None, None].to(self._device)
+            cover = torch.where(after_it, subject_cover(after, frame, grid, self._device), cover)
         # The first latent is one picture, every other one four.
-        later = cover[:, 1:].reshape(len(cover), -1, 4, *grid).mean(axis=2)
-        both = np.concatenate([cover[:, :1], later], axis=1)
-        return torch.from_numpy(both).to(self._device)
+        later = cover[:, 1:].unflatten(1, (-1, 4)).mean(dim=2)
+        return torch.cat((cover[:, :1], later), dim=1)
 
     def _film(self, before: SceneBatch, after: SceneBatch, clip: _Clip) -> Tensor:
         """Render a clip; only rows that hold both scenes cost two renders."""

@@ -26,6 +26,8 @@ class LeanKernels(TorchKernels):
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMS norm; only the statistics are widened."""
+        if x.device.type != "cpu":
+            return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps)
         mean = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square()
         scale = torch.rsqrt(mean / x.shape[-1] + eps).to(x.dtype)
         return x * scale * weight
@@ -58,7 +60,9 @@ class LeanKernels(TorchKernels):
         return (weights @ value).transpose(1, 2)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate pairs ``[B, T, N, D]`` with two products in the dtype of ``x``."""
+        """Rotate pairs ``[B, T, N, D]``; on a CPU with two products in the dtype of ``x``."""
+        if x.device.type != "cpu":
+            return super().rotate(x, cos, sin)
         pairs = x.unflatten(-1, (-1, 2))
         crossed = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
         wide_cos = cos.to(x.dtype).repeat_interleave(2, dim=-1).unsqueeze(-2)

@@ -128,9 +128,11 @@ class DistilRecipe:
 class UnrollRecipe:
     """Self-rollout against the one clip that a prompt describes, for recipes with one view.
 
-    Streams of ``chunks`` chunks; a share of ``switch_share`` change their prompt on the way. ``shift`` is
-    the schedule's: low levels keep more of the estimate that they go on from. ``held`` streams are kept,
-    ``at_once`` are made every ``refresh_every`` steps.
+    Streams of ``chunks`` chunks; a share of ``late_share`` are twice as long, and of those only the second
+    half is learned. In ``switch_share`` the prompt changes on the way. ``shift`` is the schedule's: low levels
+    keep more of the estimate that they go on from. Besides the frames, the change from each to the next is
+    compared, at ``change_weight``: an error that stays is a lesser one than an error that flickers. ``held``
+    streams are kept, ``at_once`` are made every ``refresh_every`` steps.
     """
 
     limits: StageLimits
@@ -140,6 +142,8 @@ class UnrollRecipe:
     at_once: int = 12
     refresh_every: int = 2
     switch_share: float = 0.3
+    late_share: float = 0.25
+    change_weight: float = 0.5
     steps_choices: tuple[int, ...] = (4, 2, 2, 1)
     shift: float = 0.6
     subject_weight: float = 3.0
@@ -271,6 +275,33 @@ def first_light() -> Recipe:
     )
 
 
+def first_light_gpu() -> Recipe:
+    """``first-light`` with its last stages sized for some minutes of an accelerator.
+
+    Batches are as large as the launches of their many small operations are slow.
+    """
+    base = first_light()
+    return replace(
+        base,
+        name="first-light-gpu",
+        autoencoder=replace(
+            base.autoencoder,
+            limits=StageLimits(20000, 70.0),
+            batch=48,
+            frames=17,
+            crop=None,
+        ),
+        unroll=UnrollRecipe(
+            StageLimits(20000, 420.0, 60.0),
+            batch=256,
+            held=12800,
+            at_once=128,
+            refresh_every=4,
+            switch_share=0.4,
+        ),
+    )
+
+
 def smoke() -> Recipe:
     """Every stage in seconds on a CPU, with widths that learn nothing worth seeing."""
     few = StageLimits(2)
@@ -315,4 +346,10 @@ def wan_dry_run() -> Recipe:
     )
 
 
-RECIPES = {"tiny": tiny, "first-light": first_light, "smoke": smoke, "wan-dry-run": wan_dry_run}
+RECIPES = {
+    "tiny": tiny,
+    "first-light": first_light,
+    "first-light-gpu": first_light_gpu,
+    "smoke": smoke,
+    "wan-dry-run": wan_dry_run,
+}

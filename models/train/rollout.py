@@ -84,6 +84,7 @@ def self_rollout(
     prompts: tuple[PromptKV, PromptKV],
     shape: tuple[int, int, int, int],
     generator: torch.Generator,
+    exits: torch.Generator,
 ) -> list[Tensor]:
     """Generate ``plan.chunks`` chunks.
 
@@ -95,7 +96,8 @@ def self_rollout(
         plan: Length, gradients, switch and steps.
         prompts: Keys and values of the first and the second prompt.
         shape: ``(B, C, H, W)`` of a latent frame.
-        generator: Of the noise and of the exits, on the latents' device.
+        generator: Of the noise, on the latents' device.
+        exits: Of the steps at which chunks end, on the host: a device is never waited for.
 
     Returns:
         Chunks ``[B, F, C, H, W]`` in float32; those from ``plan.graded`` on carry gradients.
@@ -106,6 +108,7 @@ def self_rollout(
     def draw() -> Tensor:
         return torch.randn(batch, policy.chunk_frames, *frame, generator=generator, device=device)
 
+    seen = policy.attended((plan.graded + 1) * policy.chunk_frames)
     chunks: list[Tensor] = []
     prompt, cache = prompts[0], make_cache()
     for index in range(plan.chunks):
@@ -119,7 +122,7 @@ def self_rollout(
         graded = index >= plan.graded
         leave = count - 1
         if graded:
-            leave = int(torch.randint(count, (), generator=generator, device=device))
+            leave = int(torch.randint(count, (), generator=exits))
         x = clean = draw()
         for step in range(leave + 1):
             with torch.set_grad_enabled(graded and step == leave):
@@ -130,7 +133,8 @@ def self_rollout(
                 x = (1.0 - sigma) * clean + sigma * draw()
         chunks.append(clean)
         if index + 1 < plan.chunks:
-            with torch.set_grad_enabled(plan.context):
+            learned = graded or index * policy.chunk_frames in seen
+            with torch.set_grad_enabled(plan.context and learned):
                 _step(network, clean.detach(), policy.context_timestep, prompt, cache, keep=True)
     return chunks
 

@@ -6,6 +6,7 @@ stopped anywhere, started again, or continued on another machine with the folder
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -187,18 +188,21 @@ def window_store(run: Run) -> WindowStore:
     return store
 
 
-def stream_store(run: Run) -> StreamStore:
-    """Start a store of whole streams: renders, encoded by the finished autoencoder."""
+def stream_store(run: Run, step: int) -> StreamStore:
+    """Start a store of whole streams, other ones at every ``step``: renders, encoded."""
     recipe, part = run.recipe, run.recipe.unroll
     made = encoding(run)
-    footage = Footage(recipe, run.device, recipe.seed + 404)
-    draw = torch.Generator().manual_seed(recipe.seed + 405)
+    footage = Footage(recipe, run.device, recipe.seed + 505 + step)
+    draw = torch.Generator().manual_seed(recipe.seed + 405 + step)
+
+    def share(odds: float) -> bool:
+        return torch.rand((), generator=draw).item() < odds
 
     def group() -> StreamBatch:
-        changes = torch.rand((), generator=draw).item() < part.switch_share
-        place = int(torch.randint(1, part.chunks, (), generator=draw))
-        switch = place if changes else None
-        return footage.streams(part.at_once, part.chunks, switch, made.encode, made.tokenizer)
+        chunks = part.chunks * (2 if share(part.late_share) else 1)
+        place = int(torch.randint(1, chunks, (), generator=draw))
+        switch = place if share(part.switch_share) else None
+        return footage.streams(part.at_once, chunks, switch, made.encode, made.tokenizer)
 
     groups = part.held // part.at_once
     store = StreamStore(groups, group)
@@ -265,14 +269,12 @@ def run_unroll(run: Run) -> None:
             "initialise and distil"
         )
     student = _network(run, "teacher")
-    store = stream_store(run)
-
-    def renew(step: int) -> None:
-        if step % part.refresh_every == 0:
-            store.refresh()
-
     finished = train_unroll(
-        run.stage(OWN_STREAMS, part.limits), recipe, student, store, run.device, on_tick=renew
+        run.stage(OWN_STREAMS, part.limits),
+        recipe,
+        student,
+        partial(stream_store, run),
+        run.device,
     )
     save_weights(run.finished(OWN_STREAMS), finished.state_dict(), torch.float32)
 

@@ -53,14 +53,10 @@ class StreamStore:
         """Make a group; beyond the capacity the oldest one goes."""
         self._held.append(self._make())
 
-    def sample(self, size: int, generator: torch.Generator) -> StreamBatch:
-        """Deal ``size`` random streams of a random group."""
+    def sample(self, size: int, draw: torch.Generator) -> StreamBatch:
+        """Deal ``size`` random streams of a random group; ``draw`` is on the host."""
         if not self._held:
             self.refresh()
-        device = generator.device
-
-        def below(limit: int, count: int) -> Tensor:
-            return torch.randint(limit, (count,), generator=generator, device=device)
-
-        group = self._held[int(below(len(self._held), 1))]
-        return group.rows(below(len(group.latents), size))
+        group = self._held[int(torch.randint(len(self._held), (), generator=draw))]
+        pick = torch.randint(len(group.latents), (size,), generator=draw)
+        return group.rows(pick.to(group.latents.device))

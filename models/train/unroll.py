@@ -7,6 +7,7 @@ step is compared with the render itself; no teacher and no critic are asked (``d
 prompt leaves things open this would learn their mean.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -22,86 +23,96 @@ from models.train.run_folder import Stage
 from models.train.streams import StreamBatch, StreamStore
 
 
-def mismatch(made: Tensor, batch: StreamBatch, subject_weight: float) -> Tensor:
-    """Mean squared error ``[F]`` of each latent frame, the subject's surroundings weighted.
+def mismatch(made: Tensor, batch: StreamBatch, subject_weight: float) -> tuple[Tensor, Tensor]:
+    """Mean squared errors of latent frames ``[F]`` and of the change from each to the next ``[F - 1]``.
 
     Args:
-        made: ``[B, F, C, H, W]``, the first frames of the streams.
+        made: ``[B, F, C, H, W]``, the last frames of the streams.
         batch: What should be seen.
         subject_weight: The error around the subject counts ``1 + subject_weight`` times.
     """
     frames = made.shape[1]
-    target, cover = batch.latents[:, :frames], batch.cover[:, :frames]
-    return frame_errors(made, target, cover, subject_weight).mean(dim=0)
+    target, cover = batch.latents[:, -frames:], batch.cover[:, -frames:]
+    errors = frame_errors(made, target, cover, subject_weight)
+    changes = frame_errors(made.diff(dim=1), target.diff(dim=1), cover[:, 1:], subject_weight)
+    return errors.mean(dim=0), changes.mean(dim=0)
 
 
 def train_unroll(
     stage: Stage,
     recipe: Recipe,
     student: Denoiser,
-    store: StreamStore,
+    make_store: Callable[[int], StreamStore],
     device: torch.device,
-    *,
-    on_tick: Callable[[int], None] = lambda step: None,
 ) -> Denoiser:
     """Train ``student`` in place on its own streams; returns its average.
+
+    In bfloat16 the live weights are that, with float32 masters.
 
     Args:
         stage: Counts and keeps.
         recipe: Of the run.
         student: What is trained, text encoder included.
-        store: Where streams come from.
+        make_store: Makes what streams come from, given the step at which training goes on.
         device: Where it computes.
-        on_tick: Called with the number of every step.
     """
     part = recipe.unroll
-    generator = torch.Generator(device).manual_seed(recipe.seed + 41)
-    policy, sampler = policy_of(recipe), recipe.unrolled
-    optimiser = Optimiser([student], part.peak, muon=True)
     average = Average(student, part.decay)
+    if recipe.bfloat16:
+        student.to(torch.bfloat16)
+    optimiser = Optimiser([student], part.peak, muon=True)
     payload = stage.restore(device, student=student, average=average, optimiser=optimiser)
+    store = make_store(stage.step)
+    # What is drawn on the host decides the shape of a step, and a device is never waited for.
+    generator = torch.Generator(device).manual_seed(recipe.seed + 41 + stage.step)
+    draw = torch.Generator().manual_seed(recipe.seed + 43 + stage.step)
+    policy, sampler = policy_of(recipe), recipe.unrolled
 
     make_cache = partial(empty_cache, recipe, device, LeanKernels(), attached=True)
-    sums, reports = torch.zeros(part.chunks, device=device), 0
+    sums: dict[str, Tensor] = {}
+    counts: Counter[str] = Counter()
     for tick in stage.ticks(payload):
-        on_tick(tick.step)
-        batch = store.sample(part.batch, generator)
-        choice = torch.randint(len(part.steps_choices), (), generator=generator, device=device)
-        steps = part.steps_choices[int(choice)]
-        plan = Plan(part.chunks, 0, batch.switch, steps, context=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            ids, mask = batch.prompts.ids, batch.prompts.mask
-            first = student.transformer.prompt_kv(student.context(ids[:, 0], mask[:, 0]))
-            second = first
-            if batch.switch is not None:
-                second = student.transformer.prompt_kv(student.context(ids[:, 1], mask[:, 1]))
-            chunks = self_rollout(
-                student.transformer,
-                make_cache,
-                policy,
-                sampler,
-                plan,
-                (first, second),
-                (part.batch, *recipe.latent_frame),
-                generator,
-            )
-        errors = mismatch(torch.cat(chunks, dim=1), batch, part.subject_weight)
-        errors.mean().backward()
+        if tick.step % part.refresh_every == 0:
+            store.refresh()
+        batch = store.sample(part.batch, draw)
+        steps = part.steps_choices[int(torch.randint(len(part.steps_choices), (), generator=draw))]
+        length = batch.latents.shape[1] // recipe.chunk_frames
+        plan = Plan(length, length - part.chunks, batch.switch, steps, context=True)
+        ids, mask = batch.prompts.ids, batch.prompts.mask
+        first = student.transformer.prompt_kv(student.context(ids[:, 0], mask[:, 0]))
+        second = first
+        if batch.switch is not None:
+            second = student.transformer.prompt_kv(student.context(ids[:, 1], mask[:, 1]))
+        chunks = self_rollout(
+            student.transformer,
+            make_cache,
+            policy,
+            sampler,
+            plan,
+            (first, second),
+            (part.batch, *recipe.latent_frame),
+            generator,
+            draw,
+        )
+        made = torch.cat(chunks[plan.graded :], dim=1)
+        errors, changes = mismatch(made, batch, part.subject_weight)
+        (errors.mean() + part.change_weight * changes.mean()).backward()
         norm = optimiser.step(tick.progress)
         average.update(student)
-        sums += errors.detach().unflatten(0, (part.chunks, -1)).mean(dim=1)
-        reports += 1
+        by_chunk = errors.detach().unflatten(0, (part.chunks, -1)).mean(dim=1)
+        kind = "late" if plan.graded else "early"
+        sums[kind] = sums.get(kind, torch.zeros_like(by_chunk)) + by_chunk
+        sums["change"] = sums.get("change", 0.0) + changes.detach().mean()
+        counts.update((kind, "change"))
         if tick.step % 20 == 19:
-            means = (sums / reports).tolist()
-            stage.report(
-                first=means[0],
-                second=means[1],
-                last=means[-1],
-                mean=sum(means) / len(means),
-                norm=norm.item(),
-            )
-            sums, reports = torch.zeros_like(sums), 0
-    stage.draw_curve(("first", "second", "last", "mean"))
+            means = {kind: total / counts[kind] for kind, total in sums.items()}
+            values = {kind: total.mean().item() for kind, total in means.items()}
+            if "early" in means:
+                by_place = means["early"].tolist()
+                values |= {"first": by_place[0], "second": by_place[1], "last": by_place[-1]}
+            stage.report(**values, norm=norm.item())
+            sums, counts = {}, Counter()
+    stage.draw_curve(("early", "late", "first", "second", "last", "change"))
     finished = average.module
     assert isinstance(finished, Denoiser)
     return finished

@@ -7,7 +7,9 @@ float64, so minute 500 is as exact as second 0. Knows nothing of pixels.
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.train.world_scene import ASPECT, ATTRIBUTES, BEAT_S, FPS, SceneBatch
 
@@ -86,33 +88,40 @@ def _ahead_s(layout: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def subject_cover(
-    batch: SceneBatch, frame: NDArray[np.int64], grid: tuple[int, int], reach: float = 1.3
-) -> NDArray[np.float32]:
+    batch: SceneBatch,
+    frame: NDArray[np.int64],
+    grid: tuple[int, int],
+    device: torch.device,
+    reach: float = 1.3,
+) -> Tensor:
     """Say how much of each cell the subject's surroundings cover.
 
     Args:
         batch: Scenes.
         frame: ``[B, T]`` world frames.
         grid: Rows and columns of squares that the picture is divided into.
+        device: Where it is computed; only positions come from the host.
         reach: Half the side of the square around the subject, radii.
 
     Returns:
-        ``[B, T, rows, columns]`` from 0 to 1.
+        ``[B, T, rows, columns]`` float32 from 0 to 1.
     """
     path = track(batch, frame / FPS)
-    half = reach * path.radius[:, None, None]
 
-    def share(
-        count: int, length: float, at: NDArray[np.float64], wrap: float
-    ) -> NDArray[np.float64]:
+    def there(values: NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(device)
+
+    half = reach * there(path.radius)[:, None, None]
+
+    def share(count: int, length: float, at: NDArray[np.float64], wrap: float) -> Tensor:
         cell = length / count
-        middle = (np.arange(count) + 0.5) * cell
-        away = np.mod(middle - at[..., None] + wrap / 2, wrap) - wrap / 2
-        return np.clip((half + cell / 2 - np.abs(away)) / cell, 0.0, 1.0)
+        middle = (torch.arange(count, device=device) + 0.5) * cell
+        away = torch.remainder(middle - there(at)[..., None] + wrap / 2, wrap) - wrap / 2
+        return ((half + cell / 2 - away.abs()) / cell).clamp(0.0, 1.0)
 
     rows = share(grid[0], 1.0, path.y, WRAP_Y)
     columns = share(grid[1], grid[1] / grid[0], path.x, WRAP_X)
-    return (rows[..., None] * columns[..., None, :]).astype(np.float32)
+    return rows[..., None] * columns[..., None, :]
 
 
 def opened(batch: SceneBatch, frame: NDArray[np.int64], middle: float) -> SceneBatch:

@@ -85,7 +85,7 @@ def test_plans_are_what_windows_can_score() -> None:
     part = tiny().distil
     for switched in (False, True):
         for _ in range(200):
-            plan = make_plan(part, switched=switched, generator=generator)
+            plan = make_plan(part, switched=switched, draw=generator)
             chunks = [torch.full((1, 3, 1, 1, 1), float(i)) for i in range(plan.chunks)]
             window, first = window_of(chunks, plan)
             frames = window[0, ::3, 0, 0, 0].tolist()

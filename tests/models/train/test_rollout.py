@@ -38,6 +38,7 @@ def roll(denoiser: Denoiser, plan: Plan, seed: int = 5, second: int = 1) -> list
         prompts,
         SHAPE,
         torch.Generator().manual_seed(seed),
+        torch.Generator().manual_seed(seed),
     )
 
 

@@ -23,9 +23,11 @@ RECIPE = replace(
 )
 
 
-def streams(rows: int = 4, switch: int | None = 2, seed: int = 0) -> StreamBatch:
+def streams(
+    rows: int = 4, switch: int | None = 2, seed: int = 0, chunks: int = RECIPE.unroll.chunks
+) -> StreamBatch:
     generator = torch.Generator().manual_seed(seed)
-    frames = 3 * RECIPE.unroll.chunks
+    frames = 3 * chunks
     size = (RECIPE.height // 8, RECIPE.width // 8)
     ids = torch.randint(3, 200, (rows, 2, RECIPE.text.text_len), generator=generator)
     return StreamBatch(
@@ -36,15 +38,27 @@ def streams(rows: int = 4, switch: int | None = 2, seed: int = 0) -> StreamBatch
     )
 
 
-def train(folder: Path, student: Denoiser, steps: int, switch: int | None = 2) -> list[float]:
+def train(
+    folder: Path,
+    student: Denoiser,
+    steps: int,
+    switch: int | None = 2,
+    chunks: int = RECIPE.unroll.chunks,
+) -> list[float]:
     """Train on the same four streams; returns the reported mean errors."""
     limits = StageLimits(steps)
     recipe = replace(RECIPE, unroll=replace(RECIPE.unroll, limits=limits))
-    store = StreamStore(1, lambda: streams(switch=switch))
     stage = Stage(folder, "unroll", limits, time.monotonic, quiet=True)
-    train_unroll(stage, recipe, student, store, CPU)
+    train_unroll(
+        stage,
+        recipe,
+        student,
+        lambda step: StreamStore(1, lambda: streams(switch=switch, chunks=chunks)),
+        CPU,
+    )
     lines = (folder / "unroll" / "log.jsonl").read_text().splitlines()
-    return [json.loads(line)["mean"] for line in lines]
+    kind = "early" if chunks == RECIPE.unroll.chunks else "late"
+    return [json.loads(line)[kind] for line in lines]
 
 
 def network() -> Denoiser:
@@ -54,7 +68,17 @@ def network() -> Denoiser:
 
 def test_only_the_frames_that_were_made_are_compared() -> None:
     batch = streams()
-    assert mismatch(batch.latents[:, :3], batch, 0.0).tolist() == [0.0] * 3
+    errors, changes = mismatch(batch.latents[:, -3:], batch, 0.0)
+    assert errors.tolist() == [0.0] * 3
+    assert changes.tolist() == [0.0] * 2
+
+
+def test_an_error_that_stays_is_none_of_change() -> None:
+    batch = streams()
+    flickers = batch.latents.clone()
+    flickers[:, ::2] += 1.0
+    assert mismatch(batch.latents + 1.0, batch, 0.0)[1].max() < 1e-10
+    torch.testing.assert_close(mismatch(flickers, batch, 0.0)[1], torch.ones(8))
 
 
 def test_an_error_on_the_subject_counts_more() -> None:
@@ -64,17 +88,17 @@ def test_an_error_on_the_subject_counts_more() -> None:
     on, off = batch.latents.clone(), batch.latents.clone()
     on[..., 0, 0] += 1.0
     off[..., 1, 1] += 1.0
-    ratio = mismatch(on, covered, 3.0) / mismatch(off, covered, 3.0)
+    ratio = mismatch(on, covered, 3.0)[0] / mismatch(off, covered, 3.0)[0]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 4.0))
 
 
-@pytest.mark.parametrize("switch", [None, 2])
+@pytest.mark.parametrize(("switch", "chunks"), [(None, 3), (2, 3), (None, 6), (2, 6), (4, 6)])
 def test_a_network_learns_the_streams_it_is_compared_with(
-    tmp_path: Path, switch: int | None
+    tmp_path: Path, switch: int | None, chunks: int
 ) -> None:
     student = network()
     text = student.text.token_embedding.weight.detach().clone()
-    errors = train(tmp_path, student, 60, switch)
+    errors = train(tmp_path, student, 60, switch, chunks)
     assert len(errors) == 3
     assert errors[-1] < 0.8 * errors[0]
     assert not torch.equal(text, student.text.token_embedding.weight)

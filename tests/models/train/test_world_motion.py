@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from models.train.world_motion import (
     WRAP_X,
@@ -101,7 +102,7 @@ def test_a_new_drift_starts_where_the_subject_is():
 def test_the_cover_of_the_subject_is_where_it_is() -> None:
     scenes = draw_scenes(np.random.default_rng(8), 40)
     frame = np.array([[0, 37]] * 40)
-    cover = subject_cover(scenes, frame, (10, 16))
+    cover = subject_cover(scenes, frame, (10, 16), torch.device("cpu"))
     assert cover.shape == (40, 2, 10, 16)
     assert cover.min() >= 0
     assert cover.max() <= 1
