@@ -61,6 +61,8 @@ def _load_keys(  # type: ignore[no-untyped-def]
         at = (first_token + start).to(tl.int32)
         k = k_ptr.load([at, head_offset])
         v = v_ptr.load([at, head_offset])
+        if MASKED:  # what lies behind the keys may be no number, which no weight makes nothing
+            v = tl.where((position < keys)[:, None], v, 0.0)
     else:
         if CONTIGUOUS:
             token = first_token + position
@@ -290,7 +292,8 @@ def choose_tiles(
     if head_dim > 128:
         tiles = AttentionTiles(queries=64, keys=64, warps=4, stages=2)
     else:
-        tiles = AttentionTiles(stages=2, descriptor=descriptor)
+        # Measured on an H200, 4680 queries: 1.05 ms with three stages of descriptors, 1.40 with two.
+        tiles = AttentionTiles(stages=3 if descriptor else 2, descriptor=descriptor)
     programs = math.ceil(queries / tiles.queries) * heads * rows
 
     def gain(splits: int) -> float:

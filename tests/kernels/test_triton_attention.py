@@ -103,6 +103,23 @@ def test_a_row_without_pages_gives_zeros(splits: int) -> None:
     assert torch.isfinite(lse[1]).all()
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("descriptor", [False, True])
+def test_what_lies_behind_a_row_does_not_matter(descriptor: bool, splits: int) -> None:
+    pages = torch.full((2, 9, 10, 2, 16), float("nan"), device=DEVICE)  # as memory may come
+    pages[:, 2:4] = draw(0, 2, 2, 10, 2, 16)
+    q = draw(1, 1, 7, 2, 16)
+    out, _ = triton_attention.paged_attention(
+        q, pages[0], pages[1],
+        torch.tensor([[2, 0, 0]], dtype=torch.int32, device=DEVICE),
+        torch.tensor([2], dtype=torch.int32, device=DEVICE),
+        contiguous=True,
+        tiles=triton_attention.AttentionTiles(16, 16, 4, 2, splits, descriptor),
+    )  # fmt: skip
+    want, _ = dense(q, pages[0], pages[1], [2, 3], None)
+    torch.testing.assert_close(out, want.float(), atol=1e-5, rtol=1e-5)
+
+
 def test_parts_over_disjoint_keys_merge_into_the_whole() -> None:
     k, v = draw(0, 9, 4, 2, 16), draw(1, 9, 4, 2, 16)
     q = draw(2, 1, 7, 2, 16)
