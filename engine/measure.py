@@ -44,9 +44,8 @@ def measure_costs(
     random = torch.Generator().manual_seed(0)
     prompt = prompts.get((PromptPart("a measurement"),))
 
-    def latents(batch: int, count: int) -> torch.Tensor:
-        drawn = torch.randn(batch, count, *shape, generator=random)
-        return drawn.to(model.device)
+    # Drawn once: the engine's own noise is there before a device asks for it.
+    drawn = torch.randn(len(streams), frames, *shape, generator=random).to(model.device)
 
     def wait() -> None:
         # Reading one number makes an asynchronous device finish what was asked of it.
@@ -60,13 +59,12 @@ def measure_costs(
         if entry.cache.window_frames is None:
             for stream in rows:
                 _fill(stream, window - frames, shape, model.device)
-        noisy = latents(batch, frames)
-        same = [False] * batch
+        noisy, same = drawn[:batch], [False] * batch
         generator.chunk(rows, frames, [prompt] * batch, same, one_step, lambda _: noisy, last=True)
         wait()
 
     def decode() -> None:
-        pixels.decode(streams[0], latents(1, frames)).result()
+        pixels.decode(streams[0], drawn[:1]).result()
 
     def recache() -> None:
         generator.recache(streams[0], prompt)

@@ -279,6 +279,7 @@ class WanVae(nn.Module):
         self.conv1 = _CausalConv(2 * channels, 2 * channels, 1)
         self.conv2 = _CausalConv(channels, channels, 1)
         self.decoder = _Decoder(config)
+        self._known: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def frames_for(self, latent_frames: int, first: bool) -> int:
         """Count the pixel frames ``latent_frames`` decode to; ``first`` at stream start."""
@@ -359,13 +360,17 @@ class WanVae(nn.Module):
         return ((mu.to(std.dtype) - mean) / std).to(mu.dtype).transpose(1, 2), stream.memory()
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        # float32 whatever the weights are; [1, C, 1, 1, 1].
+        # float32 whatever the weights are; [1, C, 1, 1, 1]. Kept, since bringing them to a device
+        # waits for it; not as inference tensors, since training may come after.
         device = self.conv2.weight.device
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1, 1)
-            for values in (self.config.mean, self.config.std)
-        )
-        return mean, std
+        if device not in self._known:
+            with torch.inference_mode(False):
+                mean, std = (
+                    torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1, 1)
+                    for values in (self.config.mean, self.config.std)
+                )
+            self._known[device] = (mean, std)
+        return self._known[device]
 
 
 def decoder_state_shapes(

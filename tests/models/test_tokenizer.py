@@ -1,7 +1,9 @@
 """Tokenising prompts: cleaning, end mark, truncation, padding, bytes for rare characters."""
 
 import io
+import re
 
+import ftfy
 import pytest
 import sentencepiece
 import torch
@@ -34,6 +36,12 @@ def model():
 )
 def test_text_is_repaired_unescaped_and_collapsed(seen, cleaned):
     assert clean(seen) == cleaned
+
+
+def test_plain_ascii_is_what_the_repair_leaves_alone():
+    plain = "".join(map(chr, range(32, 127))).replace("&", "")
+    assert ftfy.fix_text(plain) == plain
+    assert clean(plain) == re.sub(r"\s+", " ", plain).strip()
 
 
 def test_rows_end_with_the_end_mark_and_are_padded_with_zeros():
