@@ -112,13 +112,14 @@ def train_autoencoder(
     average = Average(codec, 0.998)
     payload = stage.restore(device, codec=codec, scale=scale, optimiser=optimiser, average=average)
 
+    @torch.no_grad()
+    def given(pixels: Tensor) -> Tensor:
+        return encode(pixels) if encode else codec.encode(pixels)[0]
+
     def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        known = None if recipe.train_encoder else given(pixels)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            if recipe.train_encoder:
-                latents = scale(codec.encode(pixels)[0])
-            else:
-                with torch.no_grad():
-                    latents = encode(pixels) if encode else codec.encode(pixels)[0]
+            latents = scale(codec.encode(pixels)[0]) if known is None else known
             level = torch.rand(latents.shape[0], 1, 1, 1, 1, device=device) * recipe.latent_noise
             noisy = latents + level * torch.randn_like(latents)
             guess, _ = codec.decode(noisy, clamp=False)

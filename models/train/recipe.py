@@ -286,18 +286,21 @@ def first_light_gpu() -> Recipe:
         name="first-light-gpu",
         autoencoder=replace(
             base.autoencoder,
-            limits=StageLimits(20000, 70.0),
+            limits=StageLimits(20000, 80.0),
             batch=48,
             frames=17,
             crop=None,
         ),
         unroll=UnrollRecipe(
-            StageLimits(20000, 420.0, 60.0),
-            batch=256,
+            StageLimits(20000, 435.0, 60.0),
+            batch=384,
             held=12800,
             at_once=128,
-            refresh_every=4,
+            refresh_every=2,
             switch_share=0.4,
+            subject_weight=5.0,
+            peak=1.6e-3,
+            decay=0.99,
         ),
     )
 

@@ -88,17 +88,20 @@ def run_tokenizer(run: Run) -> None:
 
 
 def run_autoencoder(run: Run) -> None:
-    """Train the autoencoder on renders."""
+    """Train the autoencoder on renders, from finished weights if the run folder has them."""
     recipe = run.recipe
     torch.manual_seed(recipe.seed)
     codec = Taehv(recipe.codec)
     footage = Footage(recipe, run.device, recipe.seed + 101)
     encode = None
-    if recipe.autoencoder.start_clips:
+    if run.finished("autoencoder").exists():
+        run.load(codec, "autoencoder")
+    elif recipe.autoencoder.start_clips:
         # Sixteen frames: both halvings of time fit without the lone first frame of a stream.
         clips = footage.clips(recipe.autoencoder.start_clips, 16)
         start_from_components(codec, (clips.cpu() + 1.0) / 2.0, recipe.autoencoder.kept)
-        encode = None if recipe.autoencoder.train_encoder else linear_encoder(codec)
+    if recipe.autoencoder.start_clips and not recipe.autoencoder.train_encoder:
+        encode = linear_encoder(codec.to(run.device))
     finished = train_autoencoder(
         run.stage("autoencoder", recipe.autoencoder.limits),
         recipe.autoencoder,
