@@ -193,7 +193,8 @@ def _attend(  # type: ignore[no-untyped-def]
             q, k, v, bias, acc, total, top, 0, keys, score_scale, HAS_BIAS, False, PRECISION,
             WIDE,
         )  # fmt: skip
-    for block in range(tl.maximum(full_blocks, first_block), last_block):
+    # At most one block, so stages of it would only take shared memory.
+    for block in tl.range(tl.maximum(full_blocks, first_block), last_block, num_stages=1):
         start = block * BLOCK_N
         k, v, bias = _load_keys(
             k_ptr, v_ptr, table_ptr, bias_ptr, start, first_token, keys, length, page_tokens,
@@ -271,6 +272,11 @@ class AttentionTiles:
     splits: int = 1
     descriptor: bool = False
 
+    def shared_bytes(self, head_dim: int) -> int:
+        """Bytes of shared memory that a program takes with keys of two bytes an element."""
+        elements = (self.queries + 2 * self.keys * self.stages) * head_dim
+        return 2 * elements + 4 * self.keys * self.stages
+
 
 def choose_tiles(
     *,
@@ -280,20 +286,26 @@ def choose_tiles(
     head_dim: int,
     wide: bool,
     processors: int,
+    shared: int,
     descriptor: bool,
 ) -> AttentionTiles:
     """Choose tiles for a device with ``processors`` multiprocessors, one program on each.
 
-    Splitting the keys pays when it fills the last wave better than it costs to merge (about 3
+    The largest tiles are taken that fit into its ``shared`` bytes of memory for a program. Splitting the keys pays when it fills the last wave better than it costs to merge (about 3
     percent). ``wide`` is for float32 products, whose tiles must be smaller.
     """
     if wide or processors == 1:
         return AttentionTiles(queries=16, keys=16, warps=4, stages=2)
-    if head_dim > 128:
-        tiles = AttentionTiles(queries=64, keys=64, warps=4, stages=2)
-    else:
+    sizes = [(64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2)]
+    if head_dim <= 128:
         # Measured on an H200, 4680 queries: 1.05 ms with three stages of descriptors, 1.40 with two.
-        tiles = AttentionTiles(stages=3 if descriptor else 2, descriptor=descriptor)
+        sizes = [(128, 128, 8, 3 if descriptor else 2), (128, 64, 8, 2), *sizes]
+    fitting = [
+        tiles for size in sizes if (tiles := AttentionTiles(*size)).shared_bytes(head_dim) <= shared
+    ]
+    tiles = replace(
+        (fitting or [AttentionTiles(*sizes[-1])])[0], descriptor=descriptor and head_dim <= 128
+    )
     programs = math.ceil(queries / tiles.queries) * heads * rows
 
     def gain(splits: int) -> float:

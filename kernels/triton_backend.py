@@ -7,6 +7,7 @@ pages is Triton's own (``TritonAttention``) or one that reads runs of pages in p
 
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
 
 from kernels import triton_attention, triton_ops
@@ -47,6 +48,7 @@ class TritonAttention:
             head_dim=head_dim,
             wide=q.dtype == torch.float32,
             processors=_processors(q.device),
+            shared=_shared_bytes(q.device),
             descriptor=self._descriptor and contiguous,
         )
 
@@ -126,3 +128,12 @@ def _processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _shared_bytes(device: torch.device) -> int:
+    """Return the shared memory that a program can have; torch's properties do not all tell it."""
+    if device.type != "cuda":
+        return 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    properties = triton.runtime.driver.active.utils.get_device_properties(index)
+    return int(properties["max_shared_mem"])

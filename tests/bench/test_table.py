@@ -11,7 +11,7 @@ from tests.documents import read
 ROW = {
     "case": "12-frame window", "kernels": "cudnn", "window_frames": 12, "sink_frames": 3,
     "window": "full", "steps": 4, "batch": 2, "captured": True, "decoder": "taehv",
-    "dtype": "bfloat16", "frames_per_s": 41.26, "pass_ms": 38.04, "denoise_tflops": 612.3,
+    "dtype": "bfloat16", "chunks": 30, "frames_per_s": 41.26, "pass_ms": 38.04, "denoise_tflops": 612.3,
     "share_of_matmul_rate": 0.78, "clean_pass": "merged", "linear": "fp8", "keep_pages": 4,
 }  # fmt: skip
 BENCH = {"model": "m", "device": "d", "date": "2026-11-20", "threads": None, "rows": [ROW]}
@@ -32,9 +32,9 @@ JUDGED = {
 }  # fmt: skip
 EXPECTED = {
     "gpu": "| d (2026-11-20) | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass merged, best 4 "
-    "older pages | 12, 3 sink | TAEHV | 2 | captured | 41.3 | 38.0 | 612.3 | 78% |",
+    "older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% |",
     "cpu": "| d (2026-11-20), 2 threads | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass "
-    "merged, best 4 older pages | 12, 3 sink | TAEHV | 2 | captured | 41.3 | 38.0 | 612.3 | 78% |",
+    "merged, best 4 older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% |",
     "loop": "| d (2026-11-20), 2 threads | m, 4 guided steps, float32 | window=9 | 9, 12 | 1 | 26.0 "
     "| 20.0 | 1.30 |",
     "vectors": "| shorter | window=5 | 0.027 | 0.23 |",
