@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -314,13 +314,13 @@ def operations() -> dict[str, Any]:
     return {"unit": "ms (and TFLOP/s of products)", "rows": rows}
 
 
-def main() -> int:
+def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget-s", type=float, default=270.0)
     parser.add_argument("--only", help="names of items, separated by commas")
     parser.add_argument("--skip-tests", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     started = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "device_suite.json").unlink(missing_ok=True)
@@ -528,4 +528,4 @@ def two_streams(model: LoadedModel, kernels: Kernels, seconds: float = 12.0) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
