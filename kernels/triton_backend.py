@@ -5,6 +5,8 @@ pages is Triton's own (``TritonAttention``) or one that reads runs of pages in p
 (``kernels.cudnn``, ``kernels.flash``). Inference only: nothing here has a gradient.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -130,10 +132,13 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@cache
 def _shared_bytes(device: torch.device) -> int:
-    """Return the shared memory that a program can have; torch's properties do not all tell it."""
+    """Return the shared memory that a program can have on a tensor's device.
+
+    Torch's own properties do not tell it in every version; Triton asks the driver anew each time.
+    """
     if device.type != "cuda":
         return 0
-    index = torch.cuda.current_device() if device.index is None else device.index
-    properties = triton.runtime.driver.active.utils.get_device_properties(index)
+    properties = triton.runtime.driver.active.utils.get_device_properties(device.index)
     return int(properties["max_shared_mem"])
