@@ -114,7 +114,7 @@ def _groups(codes: NDArray[np.int64], device: torch.device) -> dict[int, Tensor]
 def _camera(scenes: SceneBatch, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how far the camera has gone ``[B, T]``, in heights of the nearest ground."""
     pans = (scenes.column("camera") == ATTRIBUTES["camera"].index("pan"))[:, None]
-    return seconds * _PAN_SPEED * pans
+    return (seconds - scenes.camera_s[:, None]) * _PAN_SPEED * pans
 
 
 def _scenery(backdrop: Backdrop, seconds: NDArray[np.float64]) -> Tensor:

@@ -145,10 +145,11 @@ def opened(batch: SceneBatch, frame: NDArray[np.int64], middle: float) -> SceneB
 
 
 def anchored(before: SceneBatch, after: SceneBatch, time_s: NDArray[np.float64]) -> SceneBatch:
-    """Let a changed motion start where the old one is at ``time_s [B]``.
+    """Let a changed motion start where the old one is at ``time_s [B]``, and a new pan from its beginning.
 
-    Rows whose motion and kind of subject did not change keep their anchor, so their
-    movement goes on without a break.
+    Rows whose motion did not change keep their anchor, so their movement goes on without a break; the
+    same holds for the camera. A pan sets out when it is asked for: where it would be otherwise,
+    only the stream's age could tell.
     """
     arrived = track(before, time_s[:, None]).x[:, 0]
     drifts = np.isin(
@@ -157,8 +158,10 @@ def anchored(before: SceneBatch, after: SceneBatch, time_s: NDArray[np.float64])
     )
     inside = np.clip(arrived, _EDGE, ASPECT - _EDGE)
     changed = before.column("motion") != after.column("motion")
+    turned = before.column("camera") != after.column("camera")
     return replace(
         after,
         anchor_x=np.where(changed, np.where(drifts, arrived, inside), before.anchor_x),
         anchor_s=np.where(changed, time_s, before.anchor_s),
+        camera_s=np.where(turned, time_s, before.camera_s),
     )

@@ -98,6 +98,7 @@ class Scene:
         layout_seed: Fixes every free number of the scene, below ``2**63``.
         anchor_x: Horizontal position of the subject at ``anchor_s``, in picture heights.
         anchor_s: Time at which the motion's phase is zero, seconds.
+        camera_s: Time at which a camera that pans sets out, seconds.
     """
 
     time: str
@@ -110,6 +111,7 @@ class Scene:
     layout_seed: int
     anchor_x: float
     anchor_s: float = 0.0
+    camera_s: float = 0.0
 
     def attributes(self) -> dict[str, str]:
         """Return the seven attribute values by name."""
@@ -125,12 +127,14 @@ class SceneBatch:
         layout_seed: ``[B]`` uint64.
         anchor_x: ``[B]`` float64, picture heights.
         anchor_s: ``[B]`` float64, seconds.
+        camera_s: ``[B]`` float64, seconds.
     """
 
     codes: NDArray[np.int64]
     layout_seed: NDArray[np.uint64]
     anchor_x: NDArray[np.float64]
     anchor_s: NDArray[np.float64]
+    camera_s: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -149,6 +153,7 @@ class SceneBatch:
             self.layout_seed[index],
             self.anchor_x[index],
             self.anchor_s[index],
+            self.camera_s[index],
         )
 
     def scene(self, row: int) -> Scene:
@@ -162,6 +167,7 @@ class SceneBatch:
             layout_seed=int(self.layout_seed[row]),
             anchor_x=float(self.anchor_x[row]),
             anchor_s=float(self.anchor_s[row]),
+            camera_s=float(self.camera_s[row]),
         )
 
     def layout(self, count: int) -> NDArray[np.float32]:
@@ -183,6 +189,7 @@ class SceneBatch:
             np.array([s.layout_seed for s in scenes], dtype=np.uint64),
             np.array([s.anchor_x for s in scenes], dtype=np.float64),
             np.array([s.anchor_s for s in scenes], dtype=np.float64),
+            np.array([s.camera_s for s in scenes], dtype=np.float64),
         )
 
     @staticmethod
@@ -193,6 +200,7 @@ class SceneBatch:
             np.concatenate([b.layout_seed for b in batches]),
             np.concatenate([b.anchor_x for b in batches]),
             np.concatenate([b.anchor_s for b in batches]),
+            np.concatenate([b.camera_s for b in batches]),
         )
 
 
@@ -249,6 +257,7 @@ def draw_scenes(
         generator.integers(0, 2**63, count, dtype=np.uint64),
         generator.uniform(_ANCHOR_MARGIN, ASPECT - _ANCHOR_MARGIN, count),
         np.zeros(count),
+        np.zeros(count),
     )
 
 
@@ -277,7 +286,7 @@ def change_some(
 
     The layout stays, so what was not changed stays where it is. Anchors are those of
     ``batch``: use ``world_motion.anchored`` to start a changed motion where the old
-    one has arrived.
+    one has arrived, and a pan when it is asked for.
     """
     codes = batch.codes.copy()
     sizes = np.array([len(values) for values in ATTRIBUTES.values()])

@@ -99,6 +99,17 @@ def test_a_new_drift_starts_where_the_subject_is():
     assert np.allclose(here, there)
 
 
+def test_a_pan_sets_out_when_it_is_asked_for_and_other_changes_do_not_disturb_it():
+    scenes = [replace(sample_scene(seed), camera="still") for seed in range(4)]
+    still = SceneBatch.of(scenes)
+    pans = SceneBatch.of([replace(scene, camera="pan") for scene in scenes])
+    meets = np.array([2.25, 3.0, 7.5, 300.0])
+    begun = anchored(still, pans, meets)
+    assert np.array_equal(begun.camera_s, meets)
+    dark = SceneBatch.of([replace(scene, time="night") for scene in pans])
+    assert np.array_equal(anchored(begun, dark, meets + 5).camera_s, meets)
+
+
 def test_the_cover_of_the_subject_is_where_it_is() -> None:
     scenes = draw_scenes(np.random.default_rng(8), 40)
     frame = np.array([[0, 37]] * 40)

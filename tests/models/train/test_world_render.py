@@ -65,6 +65,12 @@ def test_minute_five_hundred_is_as_sharp_and_as_bright_as_the_first():
     assert late.diff(dim=-1).abs().mean() > 0.8 * early.diff(dim=-1).abs().mean()
 
 
+def test_a_pan_that_sets_out_later_looks_like_one_that_does_so_at_the_start():
+    scene = replace(PLAIN, camera="pan", weather="clear", place="meadow")
+    late = replace(scene, camera_s=6.0, anchor_s=6.0)
+    assert torch.allclose(show(scene, start=0), show(late, start=96), atol=1e-3)
+
+
 def test_only_a_pan_moves_the_background_of_a_standing_subject():
     still, pan = show(PLAIN, frames=9), show(replace(PLAIN, camera="pan"), frames=9)
 
