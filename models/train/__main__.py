@@ -21,8 +21,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from models.train.recipe import RECIPES
-from models.train.run_folder import StageLimits, TrainingError
-from models.train.stages import ORDER, OWN_STREAMS, Run, run_stages
+from models.train.run import Run
+from models.train.run_folder import TrainingError
+from models.train.stages import ORDER, OWN_STREAMS, run_stages
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,7 +46,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line of the training stages."""
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
     parser.add_argument(
-        "stages", nargs="+", choices=[*ORDER, OWN_STREAMS, "all", "adopt", "classifier", "export"]
+        "stages",
+        nargs="+",
+        choices=[*ORDER, OWN_STREAMS, "decoder", "all", "adopt", "classifier", "export"],
     )
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="tiny")
@@ -107,18 +110,14 @@ def main(argv: Sequence[str]) -> int:
     torch.set_float32_matmul_precision("high")
     try:
         recipe = replace(RECIPES[options.recipe](), bfloat16=not options.float32)
-        judge_s: float | None = None
         for text in options.budget:
             stage, _, seconds = text.partition("=")
             try:
-                if stage == "classifier":
-                    judge_s = float(seconds)
-                    continue
                 recipe = recipe.within(stage, float(seconds))
             except (AttributeError, TypeError, ValueError) as error:
                 raise TrainingError(
                     f"--budget {text!r}; it is STAGE=SECONDS with a stage that trains "
-                    "(autoencoder, text, teacher, initialise, distil, unroll, classifier), such as teacher=600"
+                    "(autoencoder, text, teacher, initialise, distil, unroll, decoder, classifier), such as teacher=600"
                 ) from error
         run = Run(
             options.run,
@@ -137,13 +136,10 @@ def main(argv: Sequence[str]) -> int:
             names = tuple(name for name in names if name != "adopt")
             adopt(run, options.model)
         if "classifier" in names:
-            from models.train.classifier import CLASSIFIER_FILE
-            from models.train.classifier_training import train_classifier
+            from models.train.classifier_training import run_classifier
 
             names = tuple(name for name in names if name != "classifier")
-            stage_limits = StageLimits(recipe.classifier_steps, judge_s)
-            judge = run.stage("classifier", stage_limits)
-            judged = train_classifier(judge, CLASSIFIER_FILE, run.device, bfloat16=recipe.bfloat16)
+            judged = run_classifier(run)
             for attribute, share in judged.items():
                 sys.stdout.write(f"{attribute}: {share:.4f} of unseen renders right\n")
         if "export" in names:

@@ -1,8 +1,8 @@
 """Go on from a published model: fill a run folder with what its stages would have left.
 
 The weights become those of stages ``autoencoder``, ``text`` and ``teacher``, so that ``unroll``,
-``initialise`` and ``distil`` start from them and need none of the hours before. Only weights are taken;
-the recipe says what the networks are.
+``initialise``, ``distil`` and ``decoder`` start from them and need none of the hours before; ``classifier``
+starts from the bundled one. Only weights are taken; the recipe says what the networks are.
 """
 
 import shutil
@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.taehv import Taehv
+from models.train.classifier import CLASSIFIER_FILE
 from models.train.denoiser import Denoiser
+from models.train.run import Run
 from models.train.run_folder import TrainingError, save_weights, write_whole
-from models.train.stages import Run
 
 FILES = ("transformer.safetensors", "text.safetensors", "codec.safetensors", "tokenizer.model")
 
@@ -46,4 +47,5 @@ def adopt(run: Run, model: Path) -> None:
     made: dict[str, dict[str, Tensor]] = {"autoencoder": codec, "text": text, "teacher": joined}
     for stage, weights in made.items():
         save_weights(run.finished(stage), weights, torch.float32)
+    write_whole(run.finished("classifier"), lambda path: shutil.copyfile(CLASSIFIER_FILE, path))
     write_whole(run.tokenizer_file, lambda path: shutil.copyfile(model / FILES[3], path))

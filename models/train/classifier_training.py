@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.train.classifier import (
+    CLASSIFIER_FILE,
     EXCERPT_FRAMES,
     SIZE,
     STRIDE,
@@ -21,6 +22,8 @@ from models.train.classifier import (
     shrink,
 )
 from models.train.optimise import Average, Optimiser
+from models.train.recipe import ClassifierRecipe
+from models.train.run import Run
 from models.train.run_folder import Stage, save_weights
 from models.train.world_motion import anchored
 from models.train.world_render import render, render_switch
@@ -103,11 +106,9 @@ class _Footage:
     What a step gets is a function of the seed and the step, so training resumes exactly.
     """
 
-    def __init__(
-        self, seed: int, batch: int, device: torch.device, *, block: int, reuse: int
-    ) -> None:
-        self._seed, self._batch, self._device = seed, batch, device
-        self._size, self._reuse = block, reuse
+    def __init__(self, seed: int, recipe: ClassifierRecipe, device: torch.device) -> None:
+        self._seed, self._batch, self._device = seed, recipe.batch, device
+        self._size, self._reuse = recipe.block, recipe.reuse
         self._block = -1
         self._pixels = torch.empty(0)
         self._labels: dict[str, Tensor] = {}
@@ -134,15 +135,13 @@ class _Footage:
 
 def train_classifier(
     stage: Stage,
+    recipe: ClassifierRecipe,
+    model: AttributeClassifier,
     out: Path,
     device: torch.device,
     *,
-    bfloat16: bool = True,
-    batch: int = 128,
-    block: int = 8,
-    reuse: int = 2,
     seed: int = 1,
-    peak: float = 2.5e-3,
+    bfloat16: bool = True,
     report_every: int = 50,
     judged: int = 1024,
 ) -> dict[str, float]:
@@ -152,37 +151,36 @@ def train_classifier(
 
     Args:
         stage: Counts steps, keeps checkpoints and the log.
+        recipe: Of this stage.
+        model: What is trained, in place.
         out: safetensors file, float16.
         device: Where to train.
+        seed: Of the data.
         bfloat16: Compute in bfloat16.
-        batch: Excerpts a step.
-        block: Batches rendered at a time.
-        reuse: How often a render is used, each time worn in another way.
-        seed: Of data and weights.
-        peak: Peak learning rate.
         report_every: Steps between lines of the log.
         judged: Unseen renders for the accuracy at the end.
 
     Returns:
         Accuracy on unseen renders of each attribute, and their ``mean``.
     """
-    torch.manual_seed(seed)
-    model = AttributeClassifier().to(device)
-    optimiser, average = Optimiser([model], peak), Average(model, 0.995)
+    model.to(device).train()
+    optimiser, average = Optimiser([model], recipe.peak), Average(model, recipe.decay)
     payload = stage.restore(device, model=model, optimiser=optimiser, average=average)
+    weights = {name: recipe.subject_weight if name == "subject" else 1.0 for name in NAMES}
 
     worn = torch.Generator()
-    footage = _Footage(seed, batch, device, block=block, reuse=reuse)
+    footage = _Footage(seed, recipe, device)
     for tick in stage.ticks(payload):
         worn.manual_seed(seed * 1_000_003 + tick.step)
         pixels, labels = footage.batch(tick.step)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits = model(wear(pixels, worn))
             losses = [
-                functional.cross_entropy(logits[name].float(), labels[name], label_smoothing=0.02)
-                for name in NAMES
+                weight
+                * functional.cross_entropy(logits[name].float(), labels[name], label_smoothing=0.02)
+                for name, weight in weights.items()
             ]
-            loss = torch.stack(losses).mean()
+            loss = torch.stack(losses).sum() / sum(weights.values())
         loss.backward()
         optimiser.step(tick.progress)
         average.update(model)
@@ -191,9 +189,26 @@ def train_classifier(
             figures = dict(zip(NAMES, torch.stack(right).tolist(), strict=True))
             stage.report(loss=float(loss.detach()), **figures)
     save_weights(out, average.module.state_dict(), torch.float16)
-    verdicts = accuracy(load_classifier(out, device), judged, device, batch=min(batch, 64))
+    verdicts = accuracy(load_classifier(out, device), judged, device, batch=min(recipe.batch, 64))
     result = {name: float(np.mean(right)) for name, right in verdicts.items()}
     return result | {"mean": float(np.mean(list(result.values())))}
+
+
+def run_classifier(run: Run) -> dict[str, float]:
+    """Train the evaluator's classifier, from that of ``adopt`` if the run folder has it; see ``train_classifier``."""
+    recipe, begun = run.recipe, run.finished("classifier")
+    torch.manual_seed(recipe.seed)
+    model = load_classifier(begun) if begun.exists() else AttributeClassifier()
+    return train_classifier(
+        run.stage("classifier", recipe.classifier.limits),
+        recipe.classifier,
+        model,
+        CLASSIFIER_FILE,
+        run.device,
+        # A run that goes on is shown other renders.
+        seed=recipe.seed + 90 * begun.exists(),
+        bfloat16=recipe.bfloat16,
+    )
 
 
 @torch.no_grad()

@@ -19,8 +19,9 @@ from models.taehv import Taehv
 from models.train.denoiser import Denoiser
 from models.train.recipe import Recipe
 from models.train.rollout import policy_of
+from models.train.run import Run
 from models.train.run_folder import TrainingError, save_weights, write_whole
-from models.train.stages import OWN_STREAMS, Run
+from models.train.stages import OWN_STREAMS
 
 EXAMPLES = (
     "a red balloon rises over a green meadow on a clear day",
@@ -38,7 +39,8 @@ def export(run: Run, student: str, out: Path, notes: dict[str, Any]) -> None:
     """Write the model of ``run`` to ``out`` in bfloat16.
 
     Args:
-        run: A run whose autoencoder and ``student`` stages are finished.
+        run: A run whose autoencoder and ``student`` stages are finished; the codec is that of stage
+            ``decoder`` where it has run.
         student: The stage whose network is taken.
         out: Folder of the model.
         notes: Further fields of the card: data, compute, measured figures, limits.
@@ -49,7 +51,7 @@ def export(run: Run, student: str, out: Path, notes: dict[str, Any]) -> None:
     device = torch.device("cpu")
     local = Run(run.folder, run.recipe, device, run.clock)
     codec = Taehv(run.recipe.codec)
-    local.load(codec, "autoencoder")
+    local.load(codec, "decoder" if run.finished("decoder").exists() else "autoencoder")
     denoiser = Denoiser(run.recipe, device)
     local.load(denoiser, student)
     save_weights(out / "transformer.safetensors", denoiser.transformer.state_dict(), torch.bfloat16)

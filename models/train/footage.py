@@ -158,7 +158,7 @@ class Footage:
         after, new_texts, turn = before, old_texts, begin + _NEVER
         if switch is not None:
             turn = begin + chunk * switch - 3
-            changed, new_texts = self._told(change_some(self._draw, before))
+            changed, new_texts = self._livelier(lambda: self._told(change_some(self._draw, before)))
             after = anchored(before, changed, turn / recipe.fps)
         clip = _Clip(begin, chunks * chunk - 3, turn)
         return StreamBatch(
@@ -178,13 +178,20 @@ class Footage:
     def _opened(self, begin: NDArray[np.int64]) -> tuple[SceneBatch, list[str]]:
         """Draw and caption the scenes of streams that begin at world frames ``begin [B]``."""
         middle = self._recipe.width / self._recipe.height / 2
-        scenes, texts = self._drawn(len(begin))
+        scenes, texts = self._livelier(lambda: self._drawn(len(begin)))
+        return opened(scenes, begin, middle), texts
+
+    def _livelier(
+        self, drawn: Callable[[], tuple[SceneBatch, list[str]]]
+    ) -> tuple[SceneBatch, list[str]]:
+        """Draw scenes with their captions; where the recipe is lively twice, and take those that move more."""
+        scenes, texts = drawn()
         if self._recipe.data.lively:
-            others, other_texts = self._drawn(len(begin))
-            row = np.arange(len(begin)) + len(begin) * (_moving(others) > _moving(scenes))
+            others, other_texts = drawn()
+            row = np.arange(len(scenes)) + len(scenes) * (_moving(others) > _moving(scenes))
             scenes = SceneBatch.joined((scenes, others)).rows(row)
             texts = [[*texts, *other_texts][index] for index in row]
-        return opened(scenes, begin, middle), texts
+        return scenes, texts
 
     def _drawn(self, count: int) -> tuple[SceneBatch, list[str]]:
         """Draw and caption ``count`` scenes."""

@@ -152,6 +152,46 @@ class UnrollRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifierRecipe:
+    """What the evaluator sees with: batches of excerpts, each render worn and dealt ``reuse`` times.
+
+    ``block`` batches are rendered at a time. The subject, hardest to tell, counts ``subject_weight`` times.
+    """
+
+    limits: StageLimits
+    batch: int = 128
+    block: int = 8
+    reuse: int = 2
+    subject_weight: float = 4.0
+    peak: float = 2.5e-3
+    decay: float = 0.995
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderRecipe:
+    """The decoder goes on with latents of the network's own streams; see ``decoder.py``.
+
+    Windows of ``frames`` latents and ``warm`` before them, ``crop`` pixels high and wide, are cut from groups of
+    ``at_once`` streams of ``chunks`` chunks, of which ``held`` are kept and one is made every
+    ``refresh_every`` steps. The change from frame to frame is compared once more, squared, at ``change_weight``.
+    """
+
+    limits: StageLimits
+    batch: int
+    frames: int = 6
+    warm: int = 2
+    crop: int = 64
+    chunks: int = 5
+    at_once: int = 12
+    held: int = 24
+    refresh_every: int = 6
+    switch_share: float = 0.3
+    change_weight: float = 16.0
+    peak: float = 1e-3
+    decay: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything a run needs to be repeated, apart from the device."""
 
@@ -170,8 +210,9 @@ class Recipe:
     initialise: InitialiseRecipe
     distil: DistilRecipe
     unroll: UnrollRecipe
+    decoder: DecoderRecipe
+    classifier: ClassifierRecipe
     guidance: float = 2.5
-    classifier_steps: int = 3000
     vocabulary: int = 512
     seed: int = 1
     window_frames: int = 12
@@ -229,6 +270,8 @@ def tiny() -> Recipe:
         initialise=InitialiseRecipe(StageLimits(300, 60.0), batch=128),
         distil=DistilRecipe(StageLimits(1200, 330.0), batch=64),
         unroll=UnrollRecipe(StageLimits(2000, 330.0), batch=64),
+        decoder=DecoderRecipe(StageLimits(6000, 120.0), batch=32),
+        classifier=ClassifierRecipe(StageLimits(3000)),
     )
 
 
@@ -272,6 +315,7 @@ def first_light() -> Recipe:
             own_share=0.5,
         ),
         unroll=UnrollRecipe(StageLimits(20000, 6600.0, 60.0), batch=12),
+        decoder=DecoderRecipe(StageLimits(20000, 1500.0, 60.0), batch=6),
     )
 
 
@@ -305,6 +349,30 @@ def first_light_gpu() -> Recipe:
     )
 
 
+def first_light_changes() -> Recipe:
+    """``first-light`` for another hour of two CPU cores, from finished weights: short streams, most with a change."""
+    base = first_light()
+    return replace(
+        base,
+        name="first-light-changes",
+        unroll=UnrollRecipe(
+            StageLimits(20000, 2700.0, 60.0),
+            batch=16,
+            chunks=5,
+            held=480,
+            at_once=16,
+            switch_share=0.7,
+            late_share=0.1,
+            subject_weight=5.0,
+            peak=4e-4,
+            decay=0.98,
+        ),
+        classifier=ClassifierRecipe(
+            StageLimits(20000, 900.0, 60.0), batch=64, reuse=3, peak=1e-3, decay=0.98
+        ),
+    )
+
+
 def smoke() -> Recipe:
     """Every stage in seconds on a CPU, with widths that learn nothing worth seeing."""
     few = StageLimits(2)
@@ -326,6 +394,8 @@ def smoke() -> Recipe:
         initialise=InitialiseRecipe(StageLimits(5), batch=2, ode_steps=4),
         distil=DistilRecipe(StageLimits(3), batch=2, max_chunks=5, critic_updates=1),
         unroll=UnrollRecipe(StageLimits(21), batch=2, chunks=3, held=4, at_once=2),
+        decoder=DecoderRecipe(few, batch=2, frames=2, warm=1, crop=32, chunks=2, at_once=2),
+        classifier=ClassifierRecipe(few, batch=2, block=1, peak=1e-3),
     )
 
 
@@ -353,6 +423,7 @@ RECIPES = {
     "tiny": tiny,
     "first-light": first_light,
     "first-light-gpu": first_light_gpu,
+    "first-light-changes": first_light_changes,
     "smoke": smoke,
     "wan-dry-run": wan_dry_run,
 }

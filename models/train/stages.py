@@ -5,81 +5,34 @@ stopped anywhere, started again, or continued on another machine with the folder
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from models.taehv import Taehv
 from models.text_encoder import UMT5
-from models.tokenizer import SentencePieceTokenizer
-from models.train.autoencoder import to_channels_last, train_autoencoder
+from models.train.autoencoder import train_autoencoder
 from models.train.captions import train_tokenizer
 from models.train.codec_start import linear_encoder, start_from_components
+from models.train.decoder import train_decoder
 from models.train.denoiser import Denoiser
 from models.train.distil import train_distil
 from models.train.footage import Footage
 from models.train.initialise import train_initialise
 from models.train.recipe import Recipe
-from models.train.run_folder import Clock, Stage, StageLimits, TrainingError, save_weights
-from models.train.streams import StreamBatch, StreamStore
+from models.train.run import Run, encoding, finished_network, trained_tokenizer
+from models.train.run_folder import TrainingError, save_weights
+from models.train.stores import opening_store, start_filming, stream_store, window_store
 from models.train.teacher import train_teacher
 from models.train.text_start import train_text
 from models.train.unroll import train_unroll
-from models.train.windows import OpeningStore, WindowStore
+from models.train.windows import WindowStore
 
 OWN_STREAMS = "unroll"
 """The stage for recipes with one view, where it takes the place of ``initialise`` and ``distil``."""
 
 ORDER = ("tokenizer", "autoencoder", "text", "teacher", "initialise", "distil")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run folder, its recipe and where it computes."""
-
-    folder: Path
-    recipe: Recipe
-    device: torch.device
-    clock: Clock
-    compiled: bool = False
-    quiet: bool = False
-
-    def stage(self, name: str, limits: StageLimits) -> Stage:
-        """Open a stage of this run."""
-        return Stage(self.folder, name, limits, self.clock, quiet=self.quiet)
-
-    def finished(self, stage: str) -> Path:
-        """Where ``stage`` leaves its weights."""
-        return self.folder / stage / "finished.safetensors"
-
-    @property
-    def tokenizer_file(self) -> Path:
-        """The sentencepiece model."""
-        return self.folder / "tokenizer" / "tokenizer.model"
-
-    def load(self, module: nn.Module, stage: str) -> None:
-        """Fill ``module`` with what ``stage`` finished.
-
-        Raises:
-            TrainingError: the stage has not been run, or its file is of another recipe.
-        """
-        path = self.finished(stage)
-        if not path.exists():
-            raise TrainingError(
-                f"{path} is missing; this stage starts from the {stage} stage; "
-                f"run `python -m models.train {stage} --run {self.folder}` first"
-            )
-        try:
-            module.load_state_dict(load_file(path, device=str(self.device)))
-        except Exception as error:
-            raise TrainingError(
-                f"{path} does not fit the recipe {self.recipe.name!r} ({error}); "
-                "use the recipe it was trained with, or another --run folder"
-            ) from error
 
 
 def run_tokenizer(run: Run) -> None:
@@ -127,99 +80,10 @@ def run_text(run: Run) -> None:
         run.stage("text", recipe.text_start.limits),
         recipe,
         network,
-        _tokenizer(run),
+        trained_tokenizer(run),
         run.device,
     )
     save_weights(run.finished("text"), finished.state_dict(), torch.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """What turns renders into training values: the finished encoder and the tokenizer."""
-
-    encode: Callable[[Tensor], Tensor]
-    tokenizer: SentencePieceTokenizer
-
-
-def encoding(run: Run) -> Encoding:
-    """Load what earlier stages made.
-
-    Raises:
-        TrainingError: a stage has not been run.
-    """
-    tokenizer = _tokenizer(run)
-    codec = Taehv(run.recipe.codec)
-    run.load(codec, "autoencoder")
-    return Encoding(_encoder(run, codec), tokenizer)
-
-
-def _tokenizer(run: Run) -> SentencePieceTokenizer:
-    if not run.tokenizer_file.exists():
-        raise TrainingError(
-            f"{run.tokenizer_file} is missing; "
-            f"run `python -m models.train tokenizer --run {run.folder}` first"
-        )
-    return SentencePieceTokenizer.from_file(run.tokenizer_file)
-
-
-def opening_store(run: Run) -> OpeningStore | None:
-    """A store of first chunks, for a recipe whose teacher learns from them."""
-    recipe = run.recipe
-    if not recipe.teacher.opening_share:
-        return None
-    made = encoding(run)
-    footage = Footage(recipe, run.device, recipe.seed + 303)
-    store = OpeningStore(
-        recipe.data.held,
-        lambda: footage.openings(recipe.data.at_once, made.encode, made.tokenizer),
-    )
-    for _ in range(8):
-        store.refresh()
-    return store
-
-
-def window_store(run: Run) -> WindowStore:
-    """Fill a store of window items: renders, encoded by the finished autoencoder."""
-    recipe = run.recipe
-    made = encoding(run)
-    footage = Footage(recipe, run.device, recipe.seed + 202)
-    store = WindowStore(
-        recipe.data.held,
-        lambda: footage.items(recipe.data.at_once, made.encode, made.tokenizer),
-    )
-    store.fill(recipe.data.first, quiet=run.quiet)
-    return store
-
-
-def stream_store(run: Run, step: int) -> StreamStore:
-    """Start a store of whole streams, other ones at every ``step``: renders, encoded."""
-    recipe, part = run.recipe, run.recipe.unroll
-    made = encoding(run)
-    footage = Footage(recipe, run.device, recipe.seed + 505 + step)
-    draw = torch.Generator().manual_seed(recipe.seed + 405 + step)
-
-    def share(odds: float) -> bool:
-        return torch.rand((), generator=draw).item() < odds
-
-    def group() -> StreamBatch:
-        chunks = part.chunks * (2 if share(part.late_share) else 1)
-        place = int(torch.randint(1, chunks, (), generator=draw))
-        switch = place if share(part.switch_share) else None
-        return footage.streams(part.at_once, chunks, switch, made.encode, made.tokenizer)
-
-    groups = part.held // part.at_once
-    store = StreamStore(groups, group)
-    for _ in range(min(10, groups)):
-        store.refresh()
-    return store
-
-
-def _encoder(run: Run, codec: Taehv) -> Callable[[Tensor], Tensor]:
-    """How clips become latents: the encoder, or its shorter equal if it was never trained."""
-    if run.recipe.autoencoder.start_clips and not run.recipe.autoencoder.train_encoder:
-        return linear_encoder(codec.to(run.device))
-    to_channels_last(codec.to(torch.bfloat16), run.device)
-    return lambda pixels: codec.encode(pixels)[0].float()
 
 
 def run_teacher(run: Run, store: WindowStore) -> None:
@@ -251,11 +115,13 @@ def run_teacher(run: Run, store: WindowStore) -> None:
     save_weights(run.finished("teacher"), finished.state_dict(), torch.float32)
 
 
-def _network(run: Run, stage: str) -> Denoiser:
-    """Build the network that ``stage`` finished."""
-    network = Denoiser(run.recipe, run.device)
-    run.load(network, stage)
-    return network
+def _want_one_view(recipe: Recipe, stage: str) -> None:
+    if not recipe.data.one_view:
+        raise TrainingError(
+            f"recipe {recipe.name!r} shows many views of what a prompt describes, and stage "
+            f"{stage} compares with the only one; use --recipe first-light, or the stages "
+            "initialise and distil"
+        )
 
 
 def run_unroll(run: Run) -> None:
@@ -265,13 +131,8 @@ def run_unroll(run: Run) -> None:
         TrainingError: the recipe's prompts leave things open, or the teacher is missing.
     """
     recipe, part = run.recipe, run.recipe.unroll
-    if not recipe.data.one_view:
-        raise TrainingError(
-            f"recipe {recipe.name!r} shows many views of what a prompt describes, and stage "
-            f"{OWN_STREAMS} compares with the only one; use --recipe first-light, or the stages "
-            "initialise and distil"
-        )
-    student = _network(run, "teacher")
+    _want_one_view(recipe, OWN_STREAMS)
+    student = finished_network(run, "teacher")
     finished = train_unroll(
         run.stage(OWN_STREAMS, part.limits),
         recipe,
@@ -282,9 +143,27 @@ def run_unroll(run: Run) -> None:
     save_weights(run.finished(OWN_STREAMS), finished.state_dict(), torch.float32)
 
 
+def run_decoder(run: Run) -> None:
+    """Let the decoder learn from the streams of the network, ``unroll``'s if it has run, else the teacher.
+
+    Raises:
+        TrainingError: the recipe's prompts leave things open, or a network or codec is missing.
+    """
+    recipe, part = run.recipe, run.recipe.decoder
+    _want_one_view(recipe, "decoder")
+    done = OWN_STREAMS if run.finished(OWN_STREAMS).exists() else "teacher"
+    network = finished_network(run, done).requires_grad_(False)
+    codec = Taehv(recipe.codec)
+    run.load(codec, "autoencoder")
+    film = partial(start_filming, run, network, encoding(run))
+    stage = run.stage("decoder", part.limits)
+    finished = train_decoder(stage, part, codec, film, run.device, recipe.seed + 607)
+    save_weights(run.finished("decoder"), finished.state_dict(), torch.float32)
+
+
 def run_initialise(run: Run, store: WindowStore) -> None:
     """Make the student from the teacher's trajectories."""
-    teacher, student = _network(run, "teacher"), _network(run, "teacher")
+    teacher, student = finished_network(run, "teacher"), finished_network(run, "teacher")
     finished = train_initialise(
         run.stage("initialise", run.recipe.initialise.limits),
         run.recipe,
@@ -298,7 +177,7 @@ def run_initialise(run: Run, store: WindowStore) -> None:
 
 def run_distil(run: Run, store: WindowStore) -> None:
     """Distil the student by self-rollout."""
-    teacher, student = _network(run, "teacher"), _network(run, "initialise")
+    teacher, student = finished_network(run, "teacher"), finished_network(run, "initialise")
     finished = train_distil(
         run.stage("distil", run.recipe.distil.limits),
         run.recipe,
@@ -331,6 +210,8 @@ def run_stages(run: Run, names: tuple[str, ...]) -> None:
             run_text(run)
         elif name == OWN_STREAMS:
             run_unroll(run)
+        elif name == "decoder":
+            run_decoder(run)
         else:
             store = store or window_store(run)
             WITH_STORE[name](run, store)

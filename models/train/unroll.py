@@ -21,6 +21,7 @@ from models.train.recipe import Recipe
 from models.train.rollout import Plan, empty_cache, policy_of, self_rollout
 from models.train.run_folder import Stage
 from models.train.streams import StreamBatch, StreamStore
+from models.transformer import PromptKV
 
 
 def mismatch(made: Tensor, batch: StreamBatch, subject_weight: float) -> tuple[Tensor, Tensor]:
@@ -36,6 +37,15 @@ def mismatch(made: Tensor, batch: StreamBatch, subject_weight: float) -> tuple[T
     errors = frame_errors(made, target, cover, subject_weight)
     changes = frame_errors(made.diff(dim=1), target.diff(dim=1), cover[:, 1:], subject_weight)
     return errors.mean(dim=0), changes.mean(dim=0)
+
+
+def prompts_of(student: Denoiser, batch: StreamBatch) -> tuple[PromptKV, PromptKV]:
+    """Keys and values of a batch's prompts before and after the change, the same without one."""
+    ids, mask = batch.prompts.ids, batch.prompts.mask
+    first = student.transformer.prompt_kv(student.context(ids[:, 0], mask[:, 0]))
+    if batch.switch is None:
+        return first, first
+    return first, student.transformer.prompt_kv(student.context(ids[:, 1], mask[:, 1]))
 
 
 def train_unroll(
@@ -78,18 +88,13 @@ def train_unroll(
         steps = part.steps_choices[int(torch.randint(len(part.steps_choices), (), generator=draw))]
         length = batch.latents.shape[1] // recipe.chunk_frames
         plan = Plan(length, length - part.chunks, batch.switch, steps, context=True)
-        ids, mask = batch.prompts.ids, batch.prompts.mask
-        first = student.transformer.prompt_kv(student.context(ids[:, 0], mask[:, 0]))
-        second = first
-        if batch.switch is not None:
-            second = student.transformer.prompt_kv(student.context(ids[:, 1], mask[:, 1]))
         chunks = self_rollout(
             student.transformer,
             make_cache,
             policy,
             sampler,
             plan,
-            (first, second),
+            prompts_of(student, batch),
             (part.batch, *recipe.latent_frame),
             generator,
             draw,

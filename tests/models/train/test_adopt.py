@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from models.train.__main__ import main
 from models.train.adopt import adopt
 from models.train.recipe import first_light, smoke
+from models.train.run import Run
 from models.train.run_folder import TrainingError
-from models.train.stages import Run
 
 BUNDLED = Path(__file__).resolve().parents[3] / "models" / "weights" / "longtake-tiny"
 CPU = torch.device("cpu")

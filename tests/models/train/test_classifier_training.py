@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.train.classifier import AttributeClassifier
 from models.train.classifier_training import draw_excerpts, train_classifier, wear
+from models.train.recipe import ClassifierRecipe
 from models.train.run_folder import Stage, StageLimits
 from models.train.world_scene import ATTRIBUTES, NAMES
 
@@ -47,14 +49,21 @@ class KilledAtTheSecondStep(Stage):
         super().report(**values)
 
 
+def trained(stage, out):
+    torch.manual_seed(1)
+    recipe = ClassifierRecipe(stage.limits, batch=2, block=1, peak=1e-3)
+    return train_classifier(
+        stage, recipe, AttributeClassifier(), out, CPU, report_every=1, judged=4
+    )
+
+
 def test_training_that_was_killed_resumes_to_the_same_weights(tmp_path):
-    options = {"batch": 2, "report_every": 1, "judged": 4, "peak": 1e-3, "block": 1}
-    result = train_classifier(stage(tmp_path / "a", 2), tmp_path / "a.safetensors", CPU, **options)
+    result = trained(stage(tmp_path / "a", 2), tmp_path / "a.safetensors")
     killed = stage(tmp_path / "b", 2, KilledAtTheSecondStep)
     with pytest.raises(KeyboardInterrupt):
-        train_classifier(killed, tmp_path / "b.safetensors", CPU, **options)
+        trained(killed, tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
-    train_classifier(stage(tmp_path / "b", 2), tmp_path / "b.safetensors", CPU, **options)
+    trained(stage(tmp_path / "b", 2), tmp_path / "b.safetensors")
     a, b = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
     assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
     assert set(result) == {*NAMES, "mean"}

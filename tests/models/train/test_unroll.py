@@ -9,8 +9,9 @@ import torch
 from models.train.denoiser import Denoiser
 from models.train.export import entry_of
 from models.train.recipe import UnrollRecipe, first_light, smoke
+from models.train.run import Run
 from models.train.run_folder import Stage, StageLimits, TrainingError
-from models.train.stages import Run, run_stages
+from models.train.stages import run_stages
 from models.train.streams import StreamBatch, StreamStore
 from models.train.unroll import mismatch, train_unroll
 from models.train.windows import Prompts

@@ -1,0 +1,114 @@
+"""What stages learn from, started for a run: stores of renders, encoded, and films of its network.
+
+Each draws from a seed of its own, so that stages see different scenes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from models.train.decoder import Filmed
+from models.train.denoiser import Denoiser
+from models.train.footage import Footage
+from models.train.lean import LeanKernels
+from models.train.rollout import Plan, empty_cache, policy_of, self_rollout
+from models.train.run import Encoding, Run, encoding
+from models.train.streams import StreamBatch, StreamStore
+from models.train.unroll import prompts_of
+from models.train.windows import OpeningStore, WindowStore
+
+
+def opening_store(run: Run) -> OpeningStore | None:
+    """A store of first chunks, for a recipe whose teacher learns from them."""
+    recipe = run.recipe
+    if not recipe.teacher.opening_share:
+        return None
+    made = encoding(run)
+    footage = Footage(recipe, run.device, recipe.seed + 303)
+    store = OpeningStore(
+        recipe.data.held,
+        lambda: footage.openings(recipe.data.at_once, made.encode, made.tokenizer),
+    )
+    for _ in range(8):
+        store.refresh()
+    return store
+
+
+def window_store(run: Run) -> WindowStore:
+    """Fill a store of window items: renders, encoded by the finished autoencoder."""
+    recipe = run.recipe
+    made = encoding(run)
+    footage = Footage(recipe, run.device, recipe.seed + 202)
+    store = WindowStore(
+        recipe.data.held,
+        lambda: footage.items(recipe.data.at_once, made.encode, made.tokenizer),
+    )
+    store.fill(recipe.data.first, quiet=run.quiet)
+    return store
+
+
+def stream_store(run: Run, step: int) -> StreamStore:
+    """Start a store of whole streams, other ones at every ``step``: renders, encoded."""
+    recipe, part = run.recipe, run.recipe.unroll
+    made = encoding(run)
+    footage = Footage(recipe, run.device, recipe.seed + 505 + step)
+    draw = torch.Generator().manual_seed(recipe.seed + 405 + step)
+
+    def share(odds: float) -> bool:
+        return torch.rand((), generator=draw).item() < odds
+
+    def group() -> StreamBatch:
+        chunks = part.chunks * (2 if share(part.late_share) else 1)
+        place = int(torch.randint(1, chunks, (), generator=draw))
+        switch = place if share(part.switch_share) else None
+        return footage.streams(part.at_once, chunks, switch, made.encode, made.tokenizer)
+
+    groups = part.held // part.at_once
+    store = StreamStore(groups, group)
+    for _ in range(min(10, groups)):
+        store.refresh()
+    return store
+
+
+def start_filming(run: Run, network: Denoiser, made: Encoding, seed: int) -> Callable[[], Filmed]:
+    """Start filming: renders of streams, their latents, and those that ``network`` makes for the same prompts."""
+    recipe, part = run.recipe, run.recipe.decoder
+    footage = Footage(recipe, run.device, seed)
+    generator = torch.Generator(run.device).manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
+
+    def pick(limit: int) -> int:
+        return int(torch.randint(limit, (), generator=draw))
+
+    @torch.no_grad()
+    def film() -> Filmed:
+        seen: list[Tensor] = []
+
+        def encode(pixels: Tensor) -> Tensor:
+            seen.append((pixels * 127.0).round().to(torch.int8))
+            return made.encode(pixels)
+
+        changes = torch.rand((), generator=draw).item() < part.switch_share
+        switch = 1 + pick(part.chunks - 1) if changes else None
+        batch = footage.streams(part.at_once, part.chunks, switch, encode, made.tokenizer)
+        chunks = self_rollout(
+            network.transformer,
+            partial(empty_cache, recipe, run.device, LeanKernels()),
+            policy_of(recipe),
+            recipe.unrolled,
+            Plan(
+                part.chunks,
+                graded=part.chunks,
+                switch=switch,
+                steps=recipe.unroll.steps_choices[pick(len(recipe.unroll.steps_choices))],
+            ),
+            prompts_of(network, batch),
+            (part.at_once, *recipe.latent_frame),
+            generator,
+            draw,
+        )
+        return Filmed(seen[0], batch.latents, torch.cat(chunks, dim=1))
+
+    return film
