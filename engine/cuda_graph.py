@@ -15,7 +15,7 @@ the least recently used makes room. The module knows nothing of sessions or dead
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ from models.policy import CachePolicy
 from models.sampler import Schedule
 from models.transformer import PromptKV
 
-__all__ = ["Bucket", "CapturedDenoiser", "WarmUp", "choose_size"]
+__all__ = ["Bucket", "CapturedDenoiser", "choose_size"]
 
 Runs = tuple[tuple[PageRun, ...], ...]
 
@@ -63,15 +63,6 @@ class Bucket:
     merged: bool
     contiguous: bool
     runs: Runs = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WarmUp:
-    """What preparing the graphs cost."""
-
-    seconds: float
-    graphs: int
-    pool_bytes: int
 
 
 def choose_size(rows: int, sizes: Sequence[int]) -> int:
@@ -239,38 +230,6 @@ class CapturedDenoiser:
         )
         self._run(bucket, buffers)
         return buffers.clean[: len(rows)].clone()
-
-    def warm_up(
-        self,
-        latent_hw: tuple[int, int],
-        steps: Sequence[int],
-        prompt: PromptKV,
-        clock: Callable[[], float],
-    ) -> WarmUp:
-        """Capture the graphs of every batch size and step count, the largest batch first.
-
-        The largest comes first so that the smaller ones find its memory in the shared pool.
-        Attention that needs runs is left to be captured as windows fill.
-        """
-        start = clock()
-        if self._capture and self._kernels.capturable:
-            frames = self._policy.chunk_frames
-            shape = (self._config.out_channels, *latent_hw)
-            row = RowPages((), (), (0,) * frames, ())
-            for size in reversed(self.sizes):
-                for count in sorted(steps, reverse=True):
-                    noise = torch.zeros(size, frames, *shape, device=self._device)
-                    self.chunk(
-                        [row] * size,
-                        latent_hw,
-                        [prompt] * size,
-                        Schedule((1000.0,) * count, (1.0,) * count),
-                        lambda _, noise=noise: noise,  # type: ignore[misc]
-                        self._policy.context_timestep,
-                    )
-            torch.cuda.synchronize(self._device)  # noqa: TID251 (the one place that may)
-        used = torch.cuda.memory_allocated(self._device) if self._capture else 0
-        return WarmUp(clock() - start, self.graphs, used)
 
     def _run(self, bucket: Bucket, buffers: _Buffers) -> None:
         if not self._capture:

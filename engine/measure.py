@@ -1,4 +1,8 @@
-"""Times the engine's own operations on the device at start-up, to fill the cost table."""
+"""Times the engine's own operations on the device at start-up, to fill the cost table.
+
+Where chunks are asked for ahead of the device, whole ones are made as well: their graphs are captured
+before the first viewer comes.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,9 @@ def measure_costs(
     clock: Callable[[], float],
 ) -> CostTable:
     """Run passes at every batch size that fits, a decode and a recache, with full windows.
+
+    Where the generator is asynchronous two chunks follow at every batch size that will be used, the
+    largest first, so that the smaller ones find its memory in the graphs' pool.
 
     The streams it opens are closed again; the pool is empty before and after.
     """
@@ -63,6 +70,14 @@ def measure_costs(
         generator.chunk(rows, frames, [prompt] * batch, same, one_step, lambda _: noisy, last=True)
         wait()
 
+    def whole_chunks(batch: int) -> None:
+        rows, noisy, same = streams[:batch], drawn[:batch], [False] * batch
+        # After the first, the second: in a merged pass it makes what the first one owes.
+        for index in range(2):
+            schedule = entry.sampler.schedule(None, index)
+            generator.chunk(rows, frames, [prompt] * batch, same, schedule, lambda _: noisy)
+        wait()
+
     def decode() -> None:
         pixels.decode(streams[0], drawn[:1]).result()
 
@@ -74,7 +89,13 @@ def measure_costs(
         for stream in streams:
             _fill(stream, window, shape, model.device)
         batches = [size for size in (1, 2, 4, 8, 16, 32) if size <= len(streams)]
-        return measure(one_pass, decode, recache, batches, clock)
+        costs = measure(one_pass, decode, recache, batches, clock)
+        if generator.asynchronous:
+            steps = len(entry.sampler.steps)
+            used = {costs.best_batch(waiting, steps) for waiting in range(1, len(streams) + 1)}
+            for batch in sorted(used, reverse=True):
+                whole_chunks(batch)
+        return costs
     finally:
         for stream in streams:
             generator.close(stream)

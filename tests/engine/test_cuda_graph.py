@@ -1,6 +1,5 @@
 """The denoising loop over static buffers: equal to the plain one, eagerly and captured."""
 
-import time
 import warnings
 from dataclasses import replace
 
@@ -272,16 +271,3 @@ def test_a_replay_never_waits_for_the_device() -> None:
     # The mode itself warns that it is a prototype.
     seen = [str(wait.message) for wait in waits]
     assert [message for message in seen if "called a synchronizing" in message] == []
-
-
-@gpu
-@torch.inference_mode()
-def test_warm_up_captures_every_bucket_largest_first_and_serves_from_then_on() -> None:
-    streams = Streams(2, POLICY, torch.device("cuda"), CONFIG)
-    denoiser = make(streams, gpu_kernels(), capture=True)
-    warm = denoiser.warm_up(LATENT_HW, (2, 4), streams.prompts[0], time.monotonic)
-    assert warm.graphs == 6
-    assert warm.seconds > 0
-    streams.static(denoiser, [0, 1], 0, Sampler().schedule(4))
-    streams.static(denoiser, [0], 1, Sampler().schedule(2))
-    assert denoiser.graphs == 6

@@ -1,0 +1,82 @@
+"""What is timed at start-up, and what is made ready by it."""
+
+import itertools
+
+import torch
+
+from engine.accelerated import prepare
+from engine.generator import Generator
+from engine.measure import measure_costs
+from engine.pixels import Pixels
+from engine.prompts import PromptStore
+from engine.work_policy import WorkPolicy
+from kernels.backend import TorchKernels
+from models.interface import LoadedModel
+from models.paged_kv import KVPool
+from models.random_model import random_model
+from models.sampler import Schedule
+from tests.fakes import tiny_test_entry
+from tests.fakes_engine import memory_for
+
+CPU = torch.device("cpu")
+
+
+class Ahead:
+    """A denoiser of whole chunks that says what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, bool]] = []
+
+    def chunk(
+        self, rows, latent_hw, prompts, schedule: Schedule, draw, context_timestep, owed=None
+    ):
+        self.asked.append((len(rows), len(schedule), context_timestep is not None))
+        return draw(0).float()
+
+
+def started(model: LoadedModel, pool: KVPool, generator: Generator, seconds: float):
+    """Measure with a clock on which a pass takes as long for every batch size."""
+    ticks = itertools.count().__next__
+    prompts = PromptStore(model.text, model.transformer.prompt_kv, 1 << 20, None)
+    pixels = Pixels(model.codec, CPU, 0)
+    return measure_costs(model, generator, prompts, pixels, 4, lambda: seconds * ticks())
+
+
+def model_and_pool() -> tuple[LoadedModel, KVPool]:
+    model = random_model(tiny_test_entry(sizes=((64, 32),)), 0)
+    sizes, memory = model.entry.transformer, memory_for(model, 4)
+    return model, KVPool(
+        sizes.num_layers, memory.pages, memory.page_tokens, sizes.num_heads, sizes.head_dim,
+        model.dtype, CPU,
+    )  # fmt: skip
+
+
+def test_whole_chunks_are_made_at_every_size_that_will_run_the_largest_first() -> None:
+    model, pool = model_and_pool()
+    entry, ahead = model.entry, Ahead()
+    generator = Generator(model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead)
+    free = generator.pages.free
+    costs = started(model, pool, generator, 0.01)
+    steps = len(entry.sampler.steps)
+    used = sorted({costs.best_batch(n, steps) for n in range(1, 5)}, reverse=True)
+    assert used == [4, 2, 1]
+    whole = [asked for asked in ahead.asked if asked[2]]
+    assert whole == [(size, steps, True) for size in used for _ in range(2)]
+    assert generator.pages.free == free
+
+
+def test_a_plain_loop_has_nothing_to_capture() -> None:
+    model, pool = model_and_pool()
+    _, make = prepare(model, WorkPolicy.parse("exact"), TorchKernels())
+    generator = make(model, pool)
+    asked: list[bool] = []
+    chunk = generator.chunk
+
+    def spied(*args, last=False, **options):
+        asked.append(last)
+        return chunk(*args, last=last, **options)
+
+    generator.chunk = spied
+    started(model, pool, generator, 0.01)
+    assert asked
+    assert all(asked)
