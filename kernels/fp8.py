@@ -72,15 +72,17 @@ class Fp8Linear(nn.Module):
         """Multiply ``x [..., in]``, after a GELU if asked; the result has the dtype of ``x``."""
         rounded, scale = quantise(x.flatten(0, -2), gelu)
         if multiplies_fp8(x.device):
+            # With a bias it has no float32 result (pytorch#190538); bfloat16 is finer than what came in.
+            dtype = torch.bfloat16 if x.dtype == torch.float32 else x.dtype
             out = torch._scaled_mm(
                 rounded,
                 self.weight.t(),
                 scale_a=scale,
                 scale_b=self.scale.t(),
-                bias=self.bias.to(x.dtype),
-                out_dtype=x.dtype,
+                bias=self.bias.to(dtype),
+                out_dtype=dtype,
                 use_fast_accum=True,
-            )
+            ).to(x.dtype)
         else:
             product = rounded.float() @ self.weight.float().t()
             out = (product * scale * self.scale.t() + self.bias.float()).to(x.dtype)

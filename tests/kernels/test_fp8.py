@@ -81,3 +81,25 @@ def test_weights_take_a_byte_each() -> None:
 
 def test_a_cpu_has_no_fp8_products() -> None:
     assert not multiplies_fp8(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_devices_product_is_asked_for_what_it_gives(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def product(a: torch.Tensor, b: torch.Tensor, **options: Any) -> torch.Tensor:
+        # torch's own refusal, word for word.
+        if options["out_dtype"] == torch.float32:
+            raise RuntimeError("Bias is not supported when out_dtype is set to Float32")
+        out = (a.float() @ b.float()) * options["scale_a"] * options["scale_b"]
+        return (out + options["bias"].float()).to(options["out_dtype"])
+
+    torch.manual_seed(0)
+    layer = Fp8Linear.of(nn.Linear(48, 32))
+    x = torch.randn(2, 5, 48).to(dtype)
+    expected = layer(x)
+    monkeypatch.setattr("kernels.fp8.multiplies_fp8", lambda device: True)
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    got = layer(x)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
