@@ -1,7 +1,7 @@
 """Times the engine's own operations on the device at start-up, to fill the cost table.
 
-Where chunks are asked for ahead of the device, whole ones are made as well: their graphs are captured
-before the first viewer comes.
+Where chunks are asked for ahead of the device, whole ones are made as well, at the model's first size and
+default steps: a graph that most chunks replay is captured before the first viewer comes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def measure_costs(
 ) -> CostTable:
     """Run passes at every batch size that fits, a decode and a recache, with full windows.
 
-    Where the generator is asynchronous two chunks follow at every batch size that will be used, the
-    largest first, so that the smaller ones find its memory in the graphs' pool.
+    Where the generator is asynchronous two whole chunks follow at every batch size that will be used.
 
     The streams it opens are closed again; the pool is empty before and after.
     """
@@ -72,7 +71,9 @@ def measure_costs(
 
     def whole_chunks(batch: int) -> None:
         rows, noisy, same = streams[:batch], drawn[:batch], [False] * batch
-        # After the first, the second: in a merged pass it makes what the first one owes.
+        for stream in rows:
+            generator.settle(stream)
+        # Nothing is owed for the first chunk; with merged passes the second makes what the first one owes.
         for index in range(2):
             schedule = entry.sampler.schedule(None, index)
             generator.chunk(rows, frames, [prompt] * batch, same, schedule, lambda _: noisy)

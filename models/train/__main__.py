@@ -2,7 +2,8 @@
 
 Stages: ``tokenizer``, ``autoencoder``, ``text``, ``teacher``, ``initialise``, ``distil``, ``all`` of
 them in order, ``unroll`` (instead of the last two, where a prompt says all there is to see),
-``adopt`` (start from a published model's weights), ``classifier`` (for the evaluator), ``export``
+``decoder`` (the codec's, on the network's own latents), ``adopt`` (start from a published model's
+weights), ``classifier`` (for the evaluator), ``export``
 (weights and card for the bundled model) and ``evaluate``, which has options of its own.
 """
 
@@ -142,6 +143,7 @@ def main(argv: Sequence[str]) -> int:
             judged = run_classifier(run)
             for attribute, share in judged.items():
                 sys.stdout.write(f"{attribute}: {share:.4f} of unseen renders right\n")
+            sys.stdout.write(f"evaluate with it: --classifier {run.finished('classifier')}\n")
         if "export" in names:
             from models.train.export import export
 

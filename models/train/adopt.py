@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.taehv import Taehv
-from models.train.classifier import CLASSIFIER_FILE
+from models.train.classifier import CLASSIFIER_FILE, load_classifier
 from models.train.denoiser import Denoiser
 from models.train.run import Run
 from models.train.run_folder import TrainingError, save_weights, write_whole
@@ -33,6 +33,7 @@ def adopt(run: Run, model: Path) -> None:
             f"--model {model} has no {', '.join(missing)}; name a folder that export wrote, "
             "such as models/weights/longtake-tiny"
         )
+    load_classifier()  # refuses with a sentence before anything is written
     transformer, text, codec = (load_file(model / name) for name in FILES[:3])
     joined = {f"transformer.{name}": weight for name, weight in transformer.items()}
     joined |= {f"text.{name}": weight for name, weight in text.items()}

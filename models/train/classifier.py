@@ -171,7 +171,7 @@ def load_classifier(
     if not path.is_file():
         raise TrainingError(
             f"no classifier at {path}; the evaluator cannot judge clips without one; "
-            "run `python -m models.train classifier`"
+            "run `python -m models.train classifier` and name what it makes with --classifier"
         )
     model = AttributeClassifier()
     try:
@@ -179,6 +179,6 @@ def load_classifier(
     except Exception as error:
         raise TrainingError(
             f"{path} does not fit this version's classifier ({error}); "
-            "run `python -m models.train classifier` to train one that does"
+            "run `python -m models.train classifier` to train one that does, and name it with --classifier"
         ) from error
     return model.to(device).eval()

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.train.classifier import (
-    CLASSIFIER_FILE,
     EXCERPT_FRAMES,
     SIZE,
     STRIDE,
@@ -106,8 +105,8 @@ class _Footage:
     What a step gets is a function of the seed and the step, so training resumes exactly.
     """
 
-    def __init__(self, seed: int, recipe: ClassifierRecipe, device: torch.device) -> None:
-        self._seed, self._batch, self._device = seed, recipe.batch, device
+    def __init__(self, recipe: ClassifierRecipe, device: torch.device) -> None:
+        self._seed, self._batch, self._device = recipe.seed, recipe.batch, device
         self._size, self._reuse = recipe.block, recipe.reuse
         self._block = -1
         self._pixels = torch.empty(0)
@@ -140,14 +139,13 @@ def train_classifier(
     out: Path,
     device: torch.device,
     *,
-    seed: int = 1,
     bfloat16: bool = True,
     report_every: int = 50,
     judged: int = 1024,
 ) -> dict[str, float]:
     """Train the classifier on renders and write it to ``out``.
 
-    Resumable: the data of a step is a function of ``seed`` and the step.
+    Resumable: the data of a step is a function of the recipe's seed and the step.
 
     Args:
         stage: Counts steps, keeps checkpoints and the log.
@@ -155,7 +153,6 @@ def train_classifier(
         model: What is trained, in place.
         out: safetensors file, float16.
         device: Where to train.
-        seed: Of the data.
         bfloat16: Compute in bfloat16.
         report_every: Steps between lines of the log.
         judged: Unseen renders for the accuracy at the end.
@@ -169,9 +166,9 @@ def train_classifier(
     weights = {name: recipe.subject_weight if name == "subject" else 1.0 for name in NAMES}
 
     worn = torch.Generator()
-    footage = _Footage(seed, recipe, device)
+    footage = _Footage(recipe, device)
     for tick in stage.ticks(payload):
-        worn.manual_seed(seed * 1_000_003 + tick.step)
+        worn.manual_seed(recipe.seed * 1_000_003 + tick.step)
         pixels, labels = footage.batch(tick.step)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits = model(wear(pixels, worn))
@@ -195,19 +192,20 @@ def train_classifier(
 
 
 def run_classifier(run: Run) -> dict[str, float]:
-    """Train the evaluator's classifier, from that of ``adopt`` if the run folder has it; see ``train_classifier``."""
-    recipe, begun = run.recipe, run.finished("classifier")
+    """Train the evaluator's classifier, from finished weights if the run folder has them.
+
+    Returns:
+        See ``train_classifier``.
+
+    Raises:
+        TrainingError: the finished weights are of another shape, or a file could not be written.
+    """
+    recipe, out = run.recipe, run.finished("classifier")
     torch.manual_seed(recipe.seed)
-    model = load_classifier(begun) if begun.exists() else AttributeClassifier()
+    model = load_classifier(out) if out.exists() else AttributeClassifier()
+    stage = run.stage("classifier", recipe.classifier.limits)
     return train_classifier(
-        run.stage("classifier", recipe.classifier.limits),
-        recipe.classifier,
-        model,
-        CLASSIFIER_FILE,
-        run.device,
-        # A run that goes on is shown other renders.
-        seed=recipe.seed + 90 * begun.exists(),
-        bfloat16=recipe.bfloat16,
+        stage, recipe.classifier, model, out, run.device, bfloat16=recipe.bfloat16
     )
 
 

@@ -54,7 +54,7 @@ def cut(footage: Filmed, recipe: DecoderRecipe, own: bool, draw: torch.Generator
 
     Args:
         footage: What they are cut from.
-        recipe: Sizes.
+        recipe: Sizes: windows in latents, sides in pixels.
         own: Take the network's latents.
         draw: Random numbers, on the host.
     """
@@ -64,6 +64,7 @@ def cut(footage: Filmed, recipe: DecoderRecipe, own: bool, draw: torch.Generator
 
     source = footage.own if own else footage.encoded
     streams, frames, _, height, width = source.shape
+    assert recipe.warm > 0, "a window within a stream begins with latents that are not shown"
     side = recipe.crop // 8
     rows = torch.randint(streams, (recipe.batch,), generator=draw)
     top, left = below(height - side + 1), below(width - side + 1)
@@ -93,21 +94,21 @@ def train_decoder(
         stage: Counts and keeps.
         recipe: Of this stage.
         codec: A finished one.
-        make_film: Given a seed, begins what makes the next streams.
-        device: Where it computes.
-        seed: Of what is filmed and cut; a stage that goes on takes others.
+        make_film: Given the step at which training goes on, begins what makes the next streams.
+        device: Where it computes, in float32.
+        seed: Of what is cut; a stage that goes on cuts anew.
     """
     to_channels_last(codec, device)
     codec.encoder.requires_grad_(False)
     optimiser = Optimiser([codec.decoder], recipe.peak, betas=(0.9, 0.99), weight_decay=0.0)
     average = Average(codec, recipe.decay)
     payload = stage.restore(device, codec=codec, optimiser=optimiser, average=average)
-    film = make_film(seed + stage.step)
+    film = make_film(stage.step)
     draw = torch.Generator().manual_seed(seed + stage.step)
-    held: deque[Filmed] = deque(maxlen=recipe.held)
+    held = deque((film() for _ in range(min(4, recipe.held))), maxlen=recipe.held)
     figures: dict[str, list[Tensor]] = {"loss": [], "own_db": [], "encoded_db": []}
     for tick in stage.ticks(payload):
-        if tick.step % recipe.refresh_every == 0 or not held:
+        if tick.step % recipe.refresh_every == 0:
             held.append(film())
         footage = held[int(torch.randint(len(held), (), generator=draw))]
         own = tick.step % 2 == 0
@@ -123,7 +124,9 @@ def train_decoder(
             psnr_db(guess.detach(), window.pixels).mean()
         )
         if tick.step % 50 == 49:
-            stage.report(**{name: torch.stack(v).mean().item() for name, v in figures.items()})
+            # A stage that went on one step ago has seen one kind of latents.
+            seen = {name: values for name, values in figures.items() if values}
+            stage.report(**{name: torch.stack(v).mean().item() for name, v in seen.items()})
             figures = {name: [] for name in figures}
     stage.draw_curve(("loss", "own_db", "encoded_db"))
     finished = average.module

@@ -51,7 +51,9 @@ def export(run: Run, student: str, out: Path, notes: dict[str, Any]) -> None:
     device = torch.device("cpu")
     local = Run(run.folder, run.recipe, device, run.clock)
     codec = Taehv(run.recipe.codec)
-    local.load(codec, "decoder" if run.finished("decoder").exists() else "autoencoder")
+    local.load(codec, "autoencoder")
+    if run.finished("decoder").exists():
+        _take_decoder(local, codec)
     denoiser = Denoiser(run.recipe, device)
     local.load(denoiser, student)
     save_weights(out / "transformer.safetensors", denoiser.transformer.state_dict(), torch.bfloat16)
@@ -66,6 +68,23 @@ def export(run: Run, student: str, out: Path, notes: dict[str, Any]) -> None:
     card = card_of(entry_of(run.recipe, student)) | notes
     text = json.dumps(card, indent=1) + "\n"
     write_whole(out / CARD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _take_decoder(run: Run, codec: Taehv) -> None:
+    """Put the decoder of stage ``decoder`` into the codec of ``autoencoder``.
+
+    Raises:
+        TrainingError: it was trained for the latents of another encoder.
+    """
+    trained = Taehv(run.recipe.codec)
+    run.load(trained, "decoder")
+    mine = codec.encoder.state_dict()
+    if any(not torch.equal(w, mine[name]) for name, w in trained.encoder.state_dict().items()):
+        raise TrainingError(
+            f"{run.finished('decoder')} is for another encoder than {run.finished('autoencoder')}; "
+            f"move {run.finished('decoder').parent} away, and run stage decoder again if you want it"
+        )
+    codec.decoder.load_state_dict(trained.decoder.state_dict())
 
 
 def entry_of(recipe: Recipe, student: str) -> ModelEntry:

@@ -55,10 +55,10 @@ class Footage:
     Args:
         recipe: Picture size, rate and data settings.
         device: Where it renders.
-        seed: Of the scenes and of everything else that is drawn.
+        seed: Of the scenes and of everything else that is drawn; one number or several.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device, seed: int) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, seed: int | tuple[int, ...]) -> None:
         self._recipe = recipe
         self._device = device
         self._draw = np.random.default_rng(seed)
@@ -141,7 +141,6 @@ class Footage:
             mask=mask.to(self._device),
         )
 
-    @torch.no_grad()
     def streams(
         self,
         count: int,
@@ -151,6 +150,18 @@ class Footage:
         tokenizer: Tokenizer,
     ) -> StreamBatch:
         """Render and encode the first ``chunks`` chunks of streams that change at chunk ``switch``."""
+        return self.filmed_streams(count, chunks, switch, encode, tokenizer)[1]
+
+    @torch.no_grad()
+    def filmed_streams(
+        self,
+        count: int,
+        chunks: int,
+        switch: int | None,
+        encode: Callable[[Tensor], Tensor],
+        tokenizer: Tokenizer,
+    ) -> tuple[Tensor, StreamBatch]:
+        """Return ``streams`` with their pixels ``[B, T, 3, h, w]`` in [-1, 1] before them."""
         recipe = self._recipe
         chunk = 4 * recipe.chunk_frames  # pixel frames
         begin = self._begins(count)
@@ -161,8 +172,9 @@ class Footage:
             changed, new_texts = self._livelier(lambda: self._told(change_some(self._draw, before)))
             after = anchored(before, changed, turn / recipe.fps)
         clip = _Clip(begin, chunks * chunk - 3, turn)
-        return StreamBatch(
-            latents=encode(self._film(before, after, clip)),
+        pixels = self._film(before, after, clip)
+        return pixels, StreamBatch(
+            latents=encode(pixels),
             cover=self._cover(before, after, clip),
             prompts=self._prompts(old_texts, new_texts, tokenizer),
             switch=switch,

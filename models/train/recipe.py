@@ -156,9 +156,11 @@ class ClassifierRecipe:
     """What the evaluator sees with: batches of excerpts, each render worn and dealt ``reuse`` times.
 
     ``block`` batches are rendered at a time. The subject, hardest to tell, counts ``subject_weight`` times.
+    ``seed`` is that of the renders: one that goes on from finished weights takes another.
     """
 
     limits: StageLimits
+    seed: int = 1
     batch: int = 128
     block: int = 8
     reuse: int = 2
@@ -186,7 +188,7 @@ class DecoderRecipe:
     held: int = 24
     refresh_every: int = 6
     switch_share: float = 0.3
-    change_weight: float = 16.0
+    change_weight: float = 8.0
     peak: float = 1e-3
     decay: float = 0.99
 
@@ -346,11 +348,13 @@ def first_light_gpu() -> Recipe:
             peak=1.6e-3,
             decay=0.99,
         ),
+        decoder=DecoderRecipe(StageLimits(20000, 80.0), batch=48, at_once=64, held=8),
+        classifier=ClassifierRecipe(StageLimits(20000, 60.0), seed=92, peak=1e-3, decay=0.98),
     )
 
 
 def first_light_changes() -> Recipe:
-    """``first-light`` for another hour of two CPU cores, from finished weights: short streams, most with a change."""
+    """``first-light`` for another hour and a half of two CPU cores, from finished weights: most streams change."""
     base = first_light()
     return replace(
         base,
@@ -368,7 +372,7 @@ def first_light_changes() -> Recipe:
             decay=0.98,
         ),
         classifier=ClassifierRecipe(
-            StageLimits(20000, 900.0, 60.0), batch=64, reuse=3, peak=1e-3, decay=0.98
+            StageLimits(20000, 900.0, 60.0), seed=91, batch=64, reuse=3, peak=1e-3, decay=0.98
         ),
     )
 

@@ -115,12 +115,11 @@ def run_teacher(run: Run, store: WindowStore) -> None:
     save_weights(run.finished("teacher"), finished.state_dict(), torch.float32)
 
 
-def _want_one_view(recipe: Recipe, stage: str) -> None:
+def _want_one_view(recipe: Recipe, stage: str, advice: str) -> None:
     if not recipe.data.one_view:
         raise TrainingError(
             f"recipe {recipe.name!r} shows many views of what a prompt describes, and stage "
-            f"{stage} compares with the only one; use --recipe first-light, or the stages "
-            "initialise and distil"
+            f"{stage} compares with the only one; use --recipe first-light, or {advice}"
         )
 
 
@@ -131,7 +130,7 @@ def run_unroll(run: Run) -> None:
         TrainingError: the recipe's prompts leave things open, or the teacher is missing.
     """
     recipe, part = run.recipe, run.recipe.unroll
-    _want_one_view(recipe, OWN_STREAMS)
+    _want_one_view(recipe, OWN_STREAMS, "the stages initialise and distil")
     student = finished_network(run, "teacher")
     finished = train_unroll(
         run.stage(OWN_STREAMS, part.limits),
@@ -144,20 +143,19 @@ def run_unroll(run: Run) -> None:
 
 
 def run_decoder(run: Run) -> None:
-    """Let the decoder learn from the streams of the network, ``unroll``'s if it has run, else the teacher.
+    """Let the decoder learn from the streams of the network that ``unroll`` finished.
 
     Raises:
         TrainingError: the recipe's prompts leave things open, or a network or codec is missing.
     """
     recipe, part = run.recipe, run.recipe.decoder
-    _want_one_view(recipe, "decoder")
-    done = OWN_STREAMS if run.finished(OWN_STREAMS).exists() else "teacher"
-    network = finished_network(run, done).requires_grad_(False)
+    _want_one_view(recipe, "decoder", "the decoder of stage autoencoder as it is")
+    network = finished_network(run, OWN_STREAMS).requires_grad_(False)
     codec = Taehv(recipe.codec)
     run.load(codec, "autoencoder")
     film = partial(start_filming, run, network, encoding(run))
     stage = run.stage("decoder", part.limits)
-    finished = train_decoder(stage, part, codec, film, run.device, recipe.seed + 607)
+    finished = train_decoder(stage, part, codec, film, run.device, recipe.seed + 59)
     save_weights(run.finished("decoder"), finished.state_dict(), torch.float32)
 
 

@@ -1,13 +1,12 @@
 """What stages learn from, started for a run: stores of renders, encoded, and films of its network.
 
-Each draws from a seed of its own, so that stages see different scenes.
+Each draws from seeds of its own, so that stages see different scenes.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from models.train.decoder import Filmed
 from models.train.denoiser import Denoiser
@@ -53,7 +52,7 @@ def stream_store(run: Run, step: int) -> StreamStore:
     """Start a store of whole streams, other ones at every ``step``: renders, encoded."""
     recipe, part = run.recipe, run.recipe.unroll
     made = encoding(run)
-    footage = Footage(recipe, run.device, recipe.seed + 505 + step)
+    footage = Footage(recipe, run.device, (recipe.seed, 505, step))
     draw = torch.Generator().manual_seed(recipe.seed + 405 + step)
 
     def share(odds: float) -> bool:
@@ -72,27 +71,33 @@ def stream_store(run: Run, step: int) -> StreamStore:
     return store
 
 
-def start_filming(run: Run, network: Denoiser, made: Encoding, seed: int) -> Callable[[], Filmed]:
-    """Start filming: renders of streams, their latents, and those that ``network`` makes for the same prompts."""
+def start_filming(run: Run, network: Denoiser, made: Encoding, step: int) -> Callable[[], Filmed]:
+    """Start filming streams of ``network``, other ones at every ``step``.
+
+    Args:
+        run: Its ``decoder`` recipe says how many streams of how many chunks.
+        network: Makes latents for the prompts of the renders, at the steps that ``unroll`` trains for.
+        made: Encodes the renders.
+        step: At which training goes on.
+
+    Returns:
+        What makes the next group.
+    """
     recipe, part = run.recipe, run.recipe.decoder
-    footage = Footage(recipe, run.device, seed)
-    generator = torch.Generator(run.device).manual_seed(seed)
-    draw = torch.Generator().manual_seed(seed)
+    footage = Footage(recipe, run.device, (recipe.seed, 607, step))
+    generator = torch.Generator(run.device).manual_seed(recipe.seed + 47 + step)
+    draw = torch.Generator().manual_seed(recipe.seed + 53 + step)
 
     def pick(limit: int) -> int:
         return int(torch.randint(limit, (), generator=draw))
 
     @torch.no_grad()
     def film() -> Filmed:
-        seen: list[Tensor] = []
-
-        def encode(pixels: Tensor) -> Tensor:
-            seen.append((pixels * 127.0).round().to(torch.int8))
-            return made.encode(pixels)
-
         changes = torch.rand((), generator=draw).item() < part.switch_share
         switch = 1 + pick(part.chunks - 1) if changes else None
-        batch = footage.streams(part.at_once, part.chunks, switch, encode, made.tokenizer)
+        pixels, batch = footage.filmed_streams(
+            part.at_once, part.chunks, switch, made.encode, made.tokenizer
+        )
         chunks = self_rollout(
             network.transformer,
             partial(empty_cache, recipe, run.device, LeanKernels()),
@@ -109,6 +114,7 @@ def start_filming(run: Run, network: Denoiser, made: Encoding, seed: int) -> Cal
             generator,
             draw,
         )
-        return Filmed(seen[0], batch.latents, torch.cat(chunks, dim=1))
+        whole = (pixels * 127.0).round().to(torch.int8)
+        return Filmed(whole, batch.latents, torch.cat(chunks, dim=1))
 
     return film

@@ -7,6 +7,7 @@ import torch
 from engine.accelerated import prepare
 from engine.generator import Generator
 from engine.measure import measure_costs
+from engine.merged import MergingGenerator
 from engine.pixels import Pixels
 from engine.prompts import PromptStore
 from engine.work_policy import WorkPolicy
@@ -25,12 +26,13 @@ class Ahead:
     """A denoiser of whole chunks that says what it was asked for."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, int, bool]] = []
+        self.asked: list[tuple[int, int, bool, bool]] = []
 
     def chunk(
         self, rows, latent_hw, prompts, schedule: Schedule, draw, context_timestep, owed=None
     ):
-        self.asked.append((len(rows), len(schedule), context_timestep is not None))
+        merged = owed is not None
+        self.asked.append((len(rows), len(schedule), context_timestep is not None, merged))
         return draw(0).float()
 
 
@@ -61,8 +63,20 @@ def test_whole_chunks_are_made_at_every_size_that_will_run_the_largest_first() -
     used = sorted({costs.best_batch(n, steps) for n in range(1, 5)}, reverse=True)
     assert used == [4, 2, 1]
     whole = [asked for asked in ahead.asked if asked[2]]
-    assert whole == [(size, steps, True) for size in used for _ in range(2)]
+    assert whole == [(size, steps, True, False) for size in used for _ in range(2)]
     assert generator.pages.free == free
+
+
+def test_with_merged_passes_every_size_makes_a_chunk_that_is_owed_nothing_and_one_that_is() -> None:
+    model, pool = model_and_pool()
+    entry, ahead = model.entry, Ahead()
+    generator = MergingGenerator(
+        model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead
+    )
+    started(model, pool, generator, 0.01)
+    steps = len(entry.sampler.steps)
+    whole = [(rows, merged) for rows, count, _, merged in ahead.asked if count == steps]
+    assert whole == [(size, merged) for size in (4, 2, 1) for merged in (False, True)]
 
 
 def test_a_plain_loop_has_nothing_to_capture() -> None:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from models.train.__main__ import main
 from models.train.adopt import adopt
+from models.train.classifier import CLASSIFIER_FILE
 from models.train.recipe import first_light, smoke
 from models.train.run import Run
 from models.train.run_folder import TrainingError
@@ -24,6 +25,8 @@ def test_an_adopted_model_is_exported_as_it_was(tmp_path: Path) -> None:
         here, there = (load_file(x / f"{name}.safetensors") for x in (BUNDLED, out))
         assert here.keys() == there.keys()
         assert all(torch.equal(weight, there[key]) for key, weight in here.items())
+    judge = run / "classifier" / "finished.safetensors"
+    assert judge.read_bytes() == CLASSIFIER_FILE.read_bytes()
 
 
 def test_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:

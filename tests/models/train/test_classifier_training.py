@@ -6,9 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.train.classifier import AttributeClassifier
-from models.train.classifier_training import draw_excerpts, train_classifier, wear
-from models.train.recipe import ClassifierRecipe
+from models.train.classifier import CLASSIFIER_FILE, AttributeClassifier
+from models.train.classifier_training import (
+    draw_excerpts,
+    run_classifier,
+    train_classifier,
+    wear,
+)
+from models.train.recipe import ClassifierRecipe, smoke
+from models.train.run import Run
 from models.train.run_folder import Stage, StageLimits
 from models.train.world_scene import ATTRIBUTES, NAMES
 
@@ -67,3 +73,19 @@ def test_training_that_was_killed_resumes_to_the_same_weights(tmp_path):
     a, b = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
     assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)
     assert set(result) == {*NAMES, "mean"}
+
+
+def test_a_run_leaves_its_classifier_in_its_folder_and_the_bundled_one_alone(tmp_path, monkeypatch):
+    bundled = CLASSIFIER_FILE.read_bytes()
+    monkeypatch.setattr(
+        "models.train.classifier_training.accuracy", lambda *a, **k: {"time": [True]}
+    )
+    run = Run(tmp_path, smoke(), CPU, lambda: 0.0, quiet=True)
+    run.finished("classifier").parent.mkdir()
+    run.finished("classifier").write_bytes(bundled)
+    run_classifier(run)
+    left, begun = load_file(run.finished("classifier")), load_file(CLASSIFIER_FILE)
+    # Two steps from where it began.
+    gaps = [(left[name].float() - begun[name].float()).abs().max() for name in left]
+    assert 0 < max(gaps) < 0.01
+    assert CLASSIFIER_FILE.read_bytes() == bundled

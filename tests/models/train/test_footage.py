@@ -95,3 +95,15 @@ def test_lively_footage_moves_more_often(tokenizer: SentencePieceTokenizer) -> N
         return (made.cover[:, 0] != made.cover[:, 2]).flatten(1).any(1).float().mean().item()
 
     assert moving(True) > 1.2 * moving(False)
+
+
+def test_lively_footage_moves_more_often_after_a_change_as_well(
+    tokenizer: SentencePieceTokenizer,
+) -> None:
+    def moving(lively: bool) -> float:
+        data = replace(RECIPE.data, one_view=True, lively=lively)
+        footage = Footage(replace(RECIPE, data=data), CPU, 9)
+        cover = footage.streams(200, 3, 1, shrunk, tokenizer).cover
+        return (cover[:, -1] != cover[:, -3]).flatten(1).any(1).float().mean().item()
+
+    assert moving(True) > 1.1 * moving(False)
