@@ -175,7 +175,7 @@ class DecoderRecipe:
 
     Windows of ``frames`` latents and ``warm`` before them, ``crop`` pixels high and wide, are cut from groups of
     ``at_once`` streams of ``chunks`` chunks, of which ``held`` are kept and one is made every
-    ``refresh_every`` steps. The change from frame to frame is compared once more, squared, at ``change_weight``.
+    ``refresh_every`` steps. Besides the pixels, the amount of change is compared, at ``liveliness_weight``.
     """
 
     limits: StageLimits
@@ -188,7 +188,7 @@ class DecoderRecipe:
     held: int = 24
     refresh_every: int = 6
     switch_share: float = 0.3
-    change_weight: float = 8.0
+    liveliness_weight: float = 6.0
     peak: float = 1e-3
     decay: float = 0.99
 
