@@ -179,13 +179,16 @@ class Bench:
         return figures
 
     def streams(self, prompts: Sequence[EvalPrompt], source: Source) -> Numbers:
-        """Measure long streams: four seconds that end at each time, one stream in memory at once."""
+        """Measure long streams: four seconds that end at each time; here one is in memory at once."""
         times = [t for t in _STREAM_TIMES_S if t <= prompts[0].seconds]
         excerpts: dict[int, list[NDArray[np.uint8]]] = {t: [] for t in times}
         changes: dict[str, list[NDArray[np.uint8]]] = {"start": [], "end": []}
         rows = []
         with self.progress(len(prompts), "long streams") as bar:
-            for clip in generate(prompts, source, self.out / "frames", group=1, done=bar.update):
+            made = generate(
+                prompts, source, self.out / "frames", group=source.batch, done=bar.update
+            )
+            for clip in made:
                 for t in times:
                     end = min(t * FPS, len(clip.frames))
                     excerpts[t].append(clip.frames[end - _STREAM_EXCERPT_S * FPS : end].copy())
