@@ -24,7 +24,7 @@ import torch
 from models.train.recipe import RECIPES
 from models.train.run import Run
 from models.train.run_folder import TrainingError
-from models.train.stages import ORDER, OWN_STREAMS, run_stages
+from models.train.stages import ALONE, ORDER, OWN_STREAMS, WITH_STORE, run_stages
 
 
 def pick_device(name: str) -> torch.device:
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "stages",
         nargs="+",
-        choices=[*ORDER, OWN_STREAMS, "decoder", "all", "adopt", "classifier", "export"],
+        choices=[*ALONE, *WITH_STORE, "all", "adopt", "classifier", "export"],
     )
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="run folder")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="tiny")

@@ -1,8 +1,8 @@
 """Go on from a published model: fill a run folder with what its stages would have left.
 
 The weights become those of stages ``autoencoder``, ``text`` and ``teacher``, so that ``unroll``,
-``initialise``, ``distil`` and ``decoder`` start from them and need none of the hours before; ``classifier``
-starts from the bundled one. Only weights are taken; the recipe says what the networks are.
+``initialise`` and ``distil`` start from them and need none of the hours before; ``classifier`` starts from
+the bundled one. Only weights are taken; the recipe says what the networks are.
 """
 
 import shutil

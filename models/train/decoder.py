@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.taehv import Taehv
 from models.train.autoencoder import liveliness_loss, psnr_db, reconstruction_loss, to_channels_last
+from models.train.chance import below
 from models.train.optimise import Average, Optimiser
 from models.train.recipe import DecoderRecipe
 from models.train.run_folder import Stage
@@ -61,18 +62,14 @@ def cut(footage: Filmed, recipe: DecoderRecipe, own: bool, draw: torch.Generator
         own: Take the network's latents.
         draw: Random numbers, on the host.
     """
-
-    def below(limit: int) -> int:
-        return int(torch.randint(limit, (), generator=draw))
-
     source = footage.own if own else footage.encoded
     streams, frames, _, height, width = source.shape
     assert recipe.warm > 0, "a window within a stream begins with latents that are not shown"
     side = recipe.crop // 8
     rows = torch.randint(streams, (recipe.batch,), generator=draw)
-    top, left = below(height - side + 1), below(width - side + 1)
+    top, left = below(height - side + 1, draw), below(width - side + 1, draw)
     # The first latent of a stream is one picture, and a decoder remembers nothing there.
-    start = max(below(frames - recipe.frames + 1 + recipe.warm) - recipe.warm, 0)
+    start = max(below(frames - recipe.frames + 1 + recipe.warm, draw) - recipe.warm, 0)
     begin, end = max(start - recipe.warm, 0), start + recipe.frames
     shown = slice(max(4 * start - 3, 0), 4 * end - 3)
     box = (slice(top, top + side), slice(left, left + side))
@@ -113,7 +110,7 @@ def train_decoder(
     for tick in stage.ticks(payload):
         if tick.step % recipe.refresh_every == 0:
             held.append(film())
-        footage = held[int(torch.randint(len(held), (), generator=draw))]
+        footage = held[below(len(held), draw)]
         own = tick.step % 2 == 0
         window = cut(footage, recipe, own, draw)
         guess, _ = codec.decode(window.latents, clamp=False)

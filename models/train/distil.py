@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.tokenizer import END_ID
+from models.train.chance import happens
 from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, shifted
 from models.train.initialise import guided
 from models.train.optimise import Average, Optimiser
@@ -173,7 +174,7 @@ def train_distil(
 
     recent: list[Scored] = []
     for tick in stage.ticks(payload):
-        switched = torch.rand((), generator=draw).item() < part.switch_share
+        switched = happens(part.switch_share, draw)
         plan = make_plan(part, switched=switched, draw=draw)
         prompts = store.prompts(part.batch, generator, changed=switched)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):

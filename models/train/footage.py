@@ -141,6 +141,7 @@ class Footage:
             mask=mask.to(self._device),
         )
 
+    @torch.no_grad()
     def streams(
         self,
         count: int,
@@ -148,20 +149,12 @@ class Footage:
         switch: int | None,
         encode: Callable[[Tensor], Tensor],
         tokenizer: Tokenizer,
-    ) -> StreamBatch:
-        """Render and encode the first ``chunks`` chunks of streams that change at chunk ``switch``."""
-        return self.filmed_streams(count, chunks, switch, encode, tokenizer)[1]
-
-    @torch.no_grad()
-    def filmed_streams(
-        self,
-        count: int,
-        chunks: int,
-        switch: int | None,
-        encode: Callable[[Tensor], Tensor],
-        tokenizer: Tokenizer,
     ) -> tuple[Tensor, StreamBatch]:
-        """Return ``streams`` with their pixels ``[B, T, 3, h, w]`` in [-1, 1] before them."""
+        """Render and encode the first ``chunks`` chunks of streams that change at chunk ``switch``.
+
+        Returns:
+            Pixels ``[B, T, 3, h, w]`` in [-1, 1], and the streams.
+        """
         recipe = self._recipe
         chunk = 4 * recipe.chunk_frames  # pixel frames
         begin = self._begins(count)

@@ -17,6 +17,7 @@ from kernels.backend import Kernels
 from models.kv import DenseKV
 from models.policy import CachePolicy
 from models.sampler import Sampler
+from models.train.chance import below
 from models.train.recipe import Recipe
 from models.transformer import CausalWan, PromptKV
 
@@ -122,7 +123,7 @@ def self_rollout(
         graded = index >= plan.graded
         leave = count - 1
         if graded:
-            leave = int(torch.randint(count, (), generator=exits))
+            leave = below(count, exits)
         x = clean = draw()
         for step in range(leave + 1):
             with torch.set_grad_enabled(graded and step == leave):

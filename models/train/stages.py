@@ -188,6 +188,15 @@ def run_distil(run: Run, store: WindowStore) -> None:
     save_weights(run.finished("distil"), finished.state_dict(), torch.float32)
 
 
+ALONE: dict[str, Callable[[Run], None]] = {
+    "tokenizer": run_tokenizer,
+    "autoencoder": run_autoencoder,
+    "text": run_text,
+    OWN_STREAMS: run_unroll,
+    "decoder": run_decoder,
+}
+"""Stages that make what they learn from themselves."""
+
 WITH_STORE: dict[str, Callable[[Run, WindowStore], None]] = {
     "teacher": run_teacher,
     "initialise": run_initialise,
@@ -200,16 +209,8 @@ def run_stages(run: Run, names: tuple[str, ...]) -> None:
     """Run the named stages in order."""
     store: WindowStore | None = None
     for name in names:
-        if name == "tokenizer":
-            run_tokenizer(run)
-        elif name == "autoencoder":
-            run_autoencoder(run)
-        elif name == "text":
-            run_text(run)
-        elif name == OWN_STREAMS:
-            run_unroll(run)
-        elif name == "decoder":
-            run_decoder(run)
+        if name in ALONE:
+            ALONE[name](run)
         else:
             store = store or window_store(run)
             WITH_STORE[name](run, store)

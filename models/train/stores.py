@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from models.train.chance import below, happens
 from models.train.decoder import Filmed
 from models.train.denoiser import Denoiser
 from models.train.footage import Footage
@@ -55,14 +56,11 @@ def stream_store(run: Run, step: int) -> StreamStore:
     footage = Footage(recipe, run.device, (recipe.seed, 505, step))
     draw = torch.Generator().manual_seed(recipe.seed + 405 + step)
 
-    def share(odds: float) -> bool:
-        return torch.rand((), generator=draw).item() < odds
-
     def group() -> StreamBatch:
-        chunks = part.chunks * (2 if share(part.late_share) else 1)
-        place = int(torch.randint(1, chunks, (), generator=draw))
-        switch = place if share(part.switch_share) else None
-        return footage.streams(part.at_once, chunks, switch, made.encode, made.tokenizer)
+        chunks = part.chunks * (2 if happens(part.late_share, draw) else 1)
+        place = 1 + below(chunks - 1, draw)
+        switch = place if happens(part.switch_share, draw) else None
+        return footage.streams(part.at_once, chunks, switch, made.encode, made.tokenizer)[1]
 
     groups = part.held // part.at_once
     store = StreamStore(groups, group)
@@ -83,19 +81,16 @@ def start_filming(run: Run, network: Denoiser, made: Encoding, step: int) -> Cal
     Returns:
         What makes the next group.
     """
-    recipe, part = run.recipe, run.recipe.decoder
+    recipe, part, choices = run.recipe, run.recipe.decoder, run.recipe.unroll.steps_choices
     footage = Footage(recipe, run.device, (recipe.seed, 607, step))
     generator = torch.Generator(run.device).manual_seed(recipe.seed + 47 + step)
     draw = torch.Generator().manual_seed(recipe.seed + 53 + step)
 
-    def pick(limit: int) -> int:
-        return int(torch.randint(limit, (), generator=draw))
-
     @torch.no_grad()
     def film() -> Filmed:
-        changes = torch.rand((), generator=draw).item() < part.switch_share
-        switch = 1 + pick(part.chunks - 1) if changes else None
-        pixels, batch = footage.filmed_streams(
+        changes = happens(part.switch_share, draw)
+        switch = 1 + below(part.chunks - 1, draw) if changes else None
+        pixels, batch = footage.streams(
             part.at_once, part.chunks, switch, made.encode, made.tokenizer
         )
         chunks = self_rollout(
@@ -107,7 +102,7 @@ def start_filming(run: Run, network: Denoiser, made: Encoding, step: int) -> Cal
                 part.chunks,
                 graded=part.chunks,
                 switch=switch,
-                steps=recipe.unroll.steps_choices[pick(len(recipe.unroll.steps_choices))],
+                steps=choices[below(len(choices), draw)],
             ),
             prompts_of(network, batch),
             (part.at_once, *recipe.latent_frame),

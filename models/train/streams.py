@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.train.chance import below
 from models.train.windows import Prompts
 
 
@@ -57,6 +58,6 @@ class StreamStore:
         """Deal ``size`` random streams of a random group; ``draw`` is on the host."""
         if not self._held:
             self.refresh()
-        group = self._held[int(torch.randint(len(self._held), (), generator=draw))]
+        group = self._held[below(len(self._held), draw)]
         pick = torch.randint(len(group.latents), (size,), generator=draw)
         return group.rows(pick.to(group.latents.device))

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from models.train.chance import below
 from models.train.denoiser import Denoiser, frame_errors
 from models.train.lean import LeanKernels
 from models.train.optimise import Average, Optimiser
@@ -85,7 +86,7 @@ def train_unroll(
         if tick.step % part.refresh_every == 0:
             store.refresh()
         batch = store.sample(part.batch, draw)
-        steps = part.steps_choices[int(torch.randint(len(part.steps_choices), (), generator=draw))]
+        steps = part.steps_choices[below(len(part.steps_choices), draw)]
         length = batch.latents.shape[1] // recipe.chunk_frames
         plan = Plan(length, length - part.chunks, batch.switch, steps, context=True)
         chunks = self_rollout(

@@ -75,7 +75,7 @@ def test_a_stream_turns_at_the_chunk_it_is_asked_to(tokenizer: SentencePieceToke
     recipe = replace(RECIPE, data=replace(RECIPE.data, one_view=True))
 
     def filmed(switch: int | None) -> StreamBatch:
-        return Footage(recipe, CPU, 8).streams(5, 4, switch, shrunk, tokenizer)
+        return Footage(recipe, CPU, 8).streams(5, 4, switch, shrunk, tokenizer)[1]
 
     steady, turned = filmed(None), filmed(2)
     assert steady.latents.shape == turned.latents.shape == (5, 12, 3, 4, 8)
@@ -103,7 +103,7 @@ def test_lively_footage_moves_more_often_after_a_change_as_well(
     def moving(lively: bool) -> float:
         data = replace(RECIPE.data, one_view=True, lively=lively)
         footage = Footage(replace(RECIPE, data=data), CPU, 9)
-        cover = footage.streams(200, 3, 1, shrunk, tokenizer).cover
+        cover = footage.streams(200, 3, 1, shrunk, tokenizer)[1].cover
         return (cover[:, -1] != cover[:, -3]).flatten(1).any(1).float().mean().item()
 
     assert moving(True) > 1.1 * moving(False)
