@@ -252,8 +252,12 @@ class Engine:
         if flight is not None and (
             flight.ready() or flight.opens() or not self.generator.asynchronous
         ):
+            waiting_since = self._clock()
             events += self.land()
-        output = schedule(self._candidates(now), self.costs, now, self._config.max_batch)
+            now += self._clock() - waiting_since
+        output = schedule(
+            self._candidates(now), self.costs, self._free_at(now), self._config.max_batch
+        )
         if output is None:
             return (*events, *self.land())
         try:
@@ -315,7 +319,12 @@ class Engine:
             decoded = self._pixels.mark(self._clock)
             chunks.append(FlyingChunk(held, plan, frames, decoding, decoded))
             decoding = decoded
-        return Flight(tuple(chunks), now, clock_s, begun, denoised)
+        due = self._free_at(now) + self.costs.chunk_s(len(rows), output.steps)
+        return Flight(tuple(chunks), now, clock_s, due, begun, denoised)
+
+    def _free_at(self, now: float) -> float:
+        """Return when the device is expected to be done with what it was asked for."""
+        return now if self._flight is None else max(now, self._flight.due)
 
     def _report(self, flight: Flight) -> list[EngineEvent]:
         """Wait for the chunks of a flight and report those of sessions that are still held."""

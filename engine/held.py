@@ -62,6 +62,7 @@ class Held:
             session.last_run,
             session.governor.steps,
             self._group(own_first_schedule),
+            session.shape.frames(session.chunk_index) / session.spec.fps,
         )
 
     def starts_from_given(self, chunk_index: int) -> bool:

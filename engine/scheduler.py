@@ -2,14 +2,14 @@
 
 Live ``realtime`` sessions come first, the one whose viewer runs out soonest at the head; then live
 ``asap`` ones and then jobs, the least recently run first. Sessions that may share a batch are
-joined as far as the measured cost table says that it pays and no viewer at the head stalls for
-it. Pure: everything arrives as values, nothing here waits, counts pages or knows tensors.
+joined as far as the measured cost table says that it pays. Where one round of looking ahead shows
+that viewers stall for it, the batch is smaller, or a first picture comes behind those who already
+watch. Pure: everything arrives as values, nothing here waits, counts pages or knows tensors.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.cost_table import CostTable
@@ -29,6 +29,7 @@ class Candidate:
         last_run: When its last chunk was started; minus infinity before the first.
         steps: Denoising steps of its chunk.
         group: Equal for sessions whose chunks can share a batch (size, latent frames, schedule).
+        media_s: How long its chunk plays.
     """
 
     session_id: str
@@ -39,6 +40,12 @@ class Candidate:
     last_run: float
     steps: int
     group: Hashable
+    media_s: float
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether a viewer waits for a first picture."""
+        return self.kind == "live" and self.pacing == "realtime" and self.deadline is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +71,52 @@ def urgency(candidate: Candidate) -> tuple[int, float, float, str]:
 
 
 def schedule(
-    candidates: Sequence[Candidate], costs: CostTable, now: float, max_batch: int
+    candidates: Sequence[Candidate], costs: CostTable, free_at: float, max_batch: int
 ) -> SchedulerOutput | None:
     """Choose one tick's work; None when there is no candidate.
 
     Args:
         candidates: Sessions that may run.
         costs: Measured on this device.
-        now: Current time.
+        free_at: When the device can begin.
         max_batch: Most rows in one batch.
     """
     if not candidates:
         return None
     ordered = sorted(candidates, key=urgency)
+    choices = [*_batches(ordered, costs, max_batch)]
+    watching = [row for row in ordered if row.deadline is not None]
+    if ordered[0].shows_nothing and watching:
+        choices += _batches(watching, costs, max_batch)
+    # The first of those that stall the fewest.
+    rows = min(choices, key=lambda rows: _stalls(rows, ordered, costs, free_at))
+    return SchedulerOutput(tuple(row.session_id for row in rows), rows[0].steps)
+
+
+def _batches(
+    ordered: Sequence[Candidate], costs: CostTable, max_batch: int
+) -> Iterator[Sequence[Candidate]]:
+    """Yield the batches around the head of ``ordered``: the size that pays most, then smaller ones."""
     head = ordered[0]
     mates = [mate for mate in ordered if mate.group == head.group and mate.steps == head.steps]
-    size = costs.best_batch(min(len(mates), max_batch), head.steps)
-    while size > 1 and _makes_late(mates[:size], costs, now):
-        size -= 1
-    return SchedulerOutput(tuple(mate.session_id for mate in mates[:size]), head.steps)
+    best = costs.best_batch(min(len(mates), max_batch), head.steps)
+    for size in range(best, 0, -1):
+        yield mates[:size]
 
 
-def _makes_late(rows: Sequence[Candidate], costs: CostTable, now: float) -> bool:
-    """Whether running ``rows`` together stalls a viewer whom running its session alone would not."""
-    together = now + costs.chunk_s(len(rows), rows[0].steps)
-    alone = now + costs.chunk_s(1, rows[0].steps)
-    deadlines = [row.deadline for row in rows if row.deadline is not None]
-    soonest = min(deadlines, default=math.inf)
-    return alone <= soonest < together
+def _stalls(
+    rows: Sequence[Candidate], ordered: Sequence[Candidate], costs: CostTable, free_at: float
+) -> int:
+    """Count the viewers who stall if ``rows`` run now and then whoever runs out first.
+
+    A viewer who gets a first picture needs the second chunk before the first one has been played.
+    """
+    at = free_at + costs.chunk_s(len(rows), rows[0].steps)
+    stalls = sum(row.deadline is not None and row.deadline < at for row in rows)
+    next_up = [
+        (row.deadline, row.steps) for row in ordered if row.deadline is not None and row not in rows
+    ] + [(at + row.media_s, row.steps) for row in rows if row.shows_nothing]
+    for deadline, steps in sorted(next_up):
+        at += costs.session_s(len(next_up), steps)
+        stalls += deadline < at
+    return stalls

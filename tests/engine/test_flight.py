@@ -61,13 +61,18 @@ class ByItself(Generator):
     asynchronous = True
 
 
-def engine_of(log=None, make=ByItself.of, **config):
+def ticking():
+    """A clock that goes on by a hundredth of a second whenever it is read."""
+    ticks = itertools.count().__next__
+    return lambda: ticks() / 100
+
+
+def engine_of(log=None, make=ByItself.of, clock=None, costs=COSTS, **config):
     """An engine; with ``log`` its frames come later, and what happens is written there."""
     model = random_model(tiny_test_entry(sizes=((64, 32),), cache=POLICY), 0)
-    ticks = itertools.count().__next__
     memory = memory_for(model, 2)
     engine = Engine(
-        model, EngineConfig(max_batch=2, **config), lambda: ticks() / 100, COSTS, memory,
+        model, EngineConfig(max_batch=2, **config), clock or ticking(), costs, memory,
         make_generator=make,
     )  # fmt: skip
     if log is not None:
@@ -164,6 +169,32 @@ def test_the_first_chunk_of_a_restored_stream_waits_for_nobody() -> None:
     assert isinstance(second.admit(spec(), 0.0, first.snapshot("s")), Admitted)
     run(second, ["s"])
     assert log[:6] == ["asked", "waited", "asked", "asked", "waited", "asked"]
+
+
+class SlowDevice(list[str]):
+    """A log of waits that are each as long as a chunk takes."""
+
+    now = 0.0
+
+    def append(self, word: str) -> None:
+        super().append(word)
+        self.now += 0.3 if word == "waited" else 0.0
+
+
+def test_who_becomes_ready_while_a_first_picture_is_waited_for_goes_before_the_next_first_picture():
+    device = SlowDevice()
+    costs = CostTable({1: 0.097, 2: 0.2}, 0.01, 0.1)
+    engine = engine_of(device, clock=lambda: device.now, costs=costs, max_load=2.0)
+    for name in ("s", "t"):
+        assert isinstance(engine.admit(spec(name, frames=None, pacing="realtime"), 0.0), Admitted)
+    chunks = []
+    while len(chunks) < 6:
+        events = engine.step(device.now)
+        chunks += [event for event in events if isinstance(event, ChunkReady)]
+        device.now += 0.0 if events else 0.01
+    names = [(chunk.session_id, chunk.chunk_index) for chunk in chunks]
+    assert names[:4] == [("s", 0), ("s", 1), ("t", 0), ("t", 1)]
+    assert all(chunk.slack_s is None or chunk.slack_s >= 0 for chunk in chunks)
 
 
 def test_where_asking_waits_for_the_device_no_chunk_is_kept_back_for_the_next_one() -> None:
