@@ -10,14 +10,15 @@ merged by their log-sum-exp. The kernel knows nothing of rotation: keys lie as t
 """
 
 import math
-from dataclasses import dataclass, replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["AttentionTiles", "choose_tiles", "merge_parts", "paged_attention"]
+from kernels.attention_tiles import AttentionTiles
+
+__all__ = ["merge_parts", "paged_attention"]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -259,60 +260,6 @@ def _merge(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=alive[:, None])
     lse = tl.where(total == 0, float("-inf"), safe + tl.log(sums))
     tl.store(lse_ptr + lse_at, lse, mask=alive)
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionTiles:
-    """How the work is cut: queries and keys of a block, warps, pipeline stages, key splits."""
-
-    queries: int = 128
-    keys: int = 128
-    warps: int = 8
-    stages: int = 3
-    splits: int = 1
-    descriptor: bool = False
-
-    def shared_bytes(self, head_dim: int) -> int:
-        """Bytes of shared memory that a program takes with keys of two bytes an element."""
-        elements = (self.queries + 2 * self.keys * self.stages) * head_dim
-        return 2 * elements + 4 * self.keys * self.stages
-
-
-def choose_tiles(
-    *,
-    queries: int,
-    heads: int,
-    rows: int,
-    head_dim: int,
-    wide: bool,
-    processors: int,
-    shared: int,
-    descriptor: bool,
-) -> AttentionTiles:
-    """Choose tiles for a device with ``processors`` multiprocessors, one program on each.
-
-    The largest tiles are taken that fit into its ``shared`` bytes of memory for a program. Splitting the keys pays when it fills the last wave better than it costs to merge (about 3
-    percent). ``wide`` is for float32 products, whose tiles must be smaller.
-    """
-    if wide or processors == 1:
-        return AttentionTiles(queries=16, keys=16, warps=4, stages=2)
-    sizes = [(64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2)]
-    if head_dim <= 128:
-        # Measured on an H200, 4680 queries: 1.05 ms with three stages of descriptors, 1.40 with two.
-        sizes = [(128, 128, 8, 3 if descriptor else 2), (128, 64, 8, 2), *sizes]
-    fitting = [
-        tiles for size in sizes if (tiles := AttentionTiles(*size)).shared_bytes(head_dim) <= shared
-    ]
-    tiles = replace(
-        (fitting or [AttentionTiles(*sizes[-1])])[0], descriptor=descriptor and head_dim <= 128
-    )
-    programs = math.ceil(queries / tiles.queries) * heads * rows
-
-    def gain(splits: int) -> float:
-        waves = programs * splits / processors
-        return waves / math.ceil(waves) - 0.03 * (splits > 1)
-
-    return replace(tiles, splits=max((1, 2, 3, 4), key=gain))
 
 
 def merge_parts(parts: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from kernels import triton_attention, triton_ops
+from kernels.attention_tiles import AttentionTiles, choose_tiles
 from kernels.backend import HeadNorm, PagedAttention, TorchKernels
 from kernels.paged import PagePlan
 
@@ -30,20 +31,16 @@ class TritonAttention:
     name = "triton"
     capturable = True
 
-    def __init__(
-        self, tiles: triton_attention.AttentionTiles | None = None, *, descriptor: bool = False
-    ) -> None:
+    def __init__(self, tiles: AttentionTiles | None = None, *, descriptor: bool = False) -> None:
         self._tiles = tiles
         self._descriptor = descriptor
 
-    def tiles_for(
-        self, q: Tensor, page_tokens: int, contiguous: bool
-    ) -> triton_attention.AttentionTiles:
+    def tiles_for(self, q: Tensor, page_tokens: int, contiguous: bool) -> AttentionTiles:
         """Choose the tiles of a call from its shape."""
         if self._tiles is not None:
             return self._tiles
         rows, queries, heads, head_dim = q.shape
-        return triton_attention.choose_tiles(
+        return choose_tiles(
             queries=queries,
             heads=heads,
             rows=rows,

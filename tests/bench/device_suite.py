@@ -224,7 +224,7 @@ def window_plan(frames: int, scattered: bool = False) -> Any:
 @torch.inference_mode()
 def attention() -> dict[str, Any]:
     """Self-attention of a chunk over its window: TFLOP/s of every way to compute it."""
-    from kernels.triton_attention import AttentionTiles
+    from kernels.attention_tiles import AttentionTiles
     from kernels.triton_backend import TritonAttention
 
     k, v = (torch.randn(24, HW, HEADS, HEAD_DIM, device=DEVICE, dtype=BF16) for _ in range(2))
@@ -354,7 +354,7 @@ def measure(options: argparse.Namespace, started: float) -> None:
 
 def best_kernels(measured: dict[str, Any]) -> Kernels:
     """The Triton kernels with the tiles that were fastest just now."""
-    from kernels.triton_attention import AttentionTiles
+    from kernels.attention_tiles import AttentionTiles
     from kernels.triton_backend import TritonAttention, TritonKernels
 
     _, kind, tile, warps, stages, splits = measured["best"].split()

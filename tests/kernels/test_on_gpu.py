@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kernels.attention_tiles import AttentionTiles
 from kernels.backend import Kernels, RunAttention, TorchKernels
 from kernels.cudnn import CudnnAttention
 from kernels.fp8 import Fp8Linear
@@ -14,7 +15,6 @@ from kernels.rope import rotate
 from tests.kernels.triton_modules import DEVICE, gpu, load
 
 backend: Any = load("triton_backend")
-tiles: Any = load("triton_attention").AttentionTiles
 
 HEADS, HEAD_DIM, GRID = 12, 128, (30, 52)
 HW, WIDTH = 1560, 1536
@@ -70,7 +70,7 @@ ATTENTIONS = {
     "cudnn": CudnnAttention(),
     "triton": backend.TritonAttention(),
     "triton descriptors": backend.TritonAttention(descriptor=True),
-    "triton in two parts": backend.TritonAttention(tiles(128, 128, 8, 2, splits=2)),
+    "triton in two parts": backend.TritonAttention(AttentionTiles(128, 128, 8, 2, splits=2)),
 }
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.attention import reference
+from kernels.attention_tiles import AttentionTiles
 from tests.kernels.triton_modules import DEVICE, load
 
 triton_attention: Any = load("triton_attention")
@@ -78,7 +79,7 @@ def test_every_page_table_gives_attention_over_its_tokens(
     bias = draw(seed + 3, rows, width) if biased else None
     out, lse = triton_attention.paged_attention(
         q, k_pages, v_pages, table.to(DEVICE), lengths, bias=bias, contiguous=stretch,
-        tiles=triton_attention.AttentionTiles(16, 16, 4, 2, splits),
+        tiles=AttentionTiles(16, 16, 4, 2, splits),
     )  # fmt: skip
     for row, pages in enumerate(reads):
         row_bias = None if bias is None else bias[row]
@@ -96,7 +97,7 @@ def test_a_row_without_pages_gives_zeros(splits: int) -> None:
         draw(1, 2, 5, 1, 16), pages, pages,
         torch.tensor([[0], [1]], dtype=torch.int32, device=DEVICE),
         torch.tensor([0, 1], dtype=torch.int32, device=DEVICE),
-        tiles=triton_attention.AttentionTiles(16, 16, 4, 2, splits),
+        tiles=AttentionTiles(16, 16, 4, 2, splits),
     )  # fmt: skip
     assert torch.equal(out[0], torch.zeros_like(out[0]))
     assert torch.isneginf(lse[0]).all()
@@ -114,7 +115,7 @@ def test_what_lies_behind_a_row_does_not_matter(descriptor: bool, splits: int) -
         torch.tensor([[2, 0, 0]], dtype=torch.int32, device=DEVICE),
         torch.tensor([2], dtype=torch.int32, device=DEVICE),
         contiguous=True,
-        tiles=triton_attention.AttentionTiles(16, 16, 4, 2, splits, descriptor),
+        tiles=AttentionTiles(16, 16, 4, 2, splits, descriptor),
     )  # fmt: skip
     want, _ = dense(q, pages[0], pages[1], [2, 3], None)
     torch.testing.assert_close(out, want.float(), atol=1e-5, rtol=1e-5)
@@ -131,38 +132,3 @@ def test_parts_over_disjoint_keys_merge_into_the_whole() -> None:
     want, want_lse = dense(q, k, v, [0, 3, 1, 2, 8, 5], None)
     torch.testing.assert_close(out, want.float(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(lse, want_lse.float(), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("queries", "heads", "rows"), [(4680, 12, 1), (4680, 12, 2), (180, 6, 1), (4680, 40, 1)]
-)
-def test_keys_are_split_only_where_that_fills_the_last_wave(
-    queries: int, heads: int, rows: int
-) -> None:
-    tiles = triton_attention.choose_tiles(
-        queries=queries, heads=heads, rows=rows, head_dim=128, wide=False, processors=132,
-        shared=232_448, descriptor=False,
-    )  # fmt: skip
-    programs = -(-queries // tiles.queries) * heads * rows
-
-    def fill(splits: int) -> float:
-        return programs * splits / 132 / -(-programs * splits // 132)
-
-    assert fill(tiles.splits) >= fill(1)
-    assert tiles.splits == 1 or fill(tiles.splits) > fill(1) + 0.03
-
-
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
-@pytest.mark.parametrize(
-    ("name", "shared"), [("H200", 232_448), ("A100", 166_912), ("RTX 4090", 101_376)]
-)
-def test_tiles_fit_into_the_shared_memory_of_the_device(
-    name: str, shared: int, head_dim: int
-) -> None:
-    tiles = triton_attention.choose_tiles(
-        queries=4680, heads=12, rows=1, head_dim=head_dim, wide=False, processors=108,
-        shared=shared, descriptor=name == "H200",
-    )  # fmt: skip
-    assert tiles.shared_bytes(head_dim) <= shared
-    if name == "H200" and head_dim <= 128:
-        assert (tiles.queries, tiles.keys, tiles.stages) == (128, 128, 3)
