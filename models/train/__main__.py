@@ -21,7 +21,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from models.train.recipe import RECIPES
+from models.train.adopt import adopt
+from models.train.classifier_training import run_classifier
+from models.train.export import export
+from models.train.recipes import RECIPES
 from models.train.run import Run
 from models.train.run_folder import TrainingError
 from models.train.stages import ALONE, ORDER, OWN_STREAMS, WITH_STORE, run_stages
@@ -128,30 +131,18 @@ def main(argv: Sequence[str]) -> int:
             options.compile,
             options.quiet,
         )
-        names = tuple(
+        names = [
             name for stage in options.stages for name in (ORDER if stage == "all" else (stage,))
-        )
+        ]
         if "adopt" in names:
-            from models.train.adopt import adopt
-
-            names = tuple(name for name in names if name != "adopt")
             adopt(run, options.model)
         if "classifier" in names:
-            from models.train.classifier_training import run_classifier
-
-            names = tuple(name for name in names if name != "classifier")
-            judged = run_classifier(run)
-            for attribute, share in judged.items():
+            for attribute, share in run_classifier(run).items():
                 sys.stdout.write(f"{attribute}: {share:.4f} of unseen renders right\n")
             sys.stdout.write(f"evaluate with it: --classifier {run.finished('classifier')}\n")
+        run_stages(run, tuple(name for name in names if name in {**ALONE, **WITH_STORE}))
         if "export" in names:
-            from models.train.export import export
-
-            names = tuple(name for name in names if name != "export")
-            run_stages(run, names)
             export(run, options.student, options.out, read_notes(options.notes))
-        else:
-            run_stages(run, names)
     except TrainingError as error:
         sys.stderr.write(f"{error}\n")
         return 1

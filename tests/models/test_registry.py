@@ -9,7 +9,7 @@ import models.needs
 from models import registry
 from models.needs import describe, needs, parameters
 from models.text_encoder import UMT5
-from models.train import recipe
+from models.train.recipes import tiny
 from models.transformer import CausalWan
 from models.vae import WanVae
 
@@ -95,7 +95,7 @@ def test_schedules_are_the_released_ones(name, timesteps):
 
 
 def test_the_bundled_entry_is_the_trained_recipe():
-    trained, entry = recipe.tiny(), registry.LONGTAKE_TINY
+    trained, entry = tiny(), registry.LONGTAKE_TINY
     assert entry.transformer == trained.transformer
     assert entry.text == trained.text
     assert entry.codec.config == trained.codec

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from models.train.__main__ import main
 from models.train.adopt import adopt
 from models.train.classifier import CLASSIFIER_FILE
-from models.train.recipe import first_light, smoke
+from models.train.recipes import first_light, smoke
 from models.train.run import Run
 from models.train.run_folder import TrainingError
 

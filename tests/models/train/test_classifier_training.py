@@ -13,7 +13,8 @@ from models.train.classifier_training import (
     train_classifier,
     wear,
 )
-from models.train.recipe import ClassifierRecipe, smoke
+from models.train.recipe import ClassifierRecipe
+from models.train.recipes import smoke
 from models.train.run import Run
 from models.train.run_folder import Stage, StageLimits
 from models.train.world_scene import ATTRIBUTES, NAMES

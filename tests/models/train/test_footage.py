@@ -9,7 +9,7 @@ from torch.nn import functional
 from models.tokenizer import SentencePieceTokenizer
 from models.train.captions import train_tokenizer
 from models.train.footage import Footage
-from models.train.recipe import smoke
+from models.train.recipes import smoke
 from models.train.streams import StreamBatch
 
 RECIPE = smoke()

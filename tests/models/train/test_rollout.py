@@ -2,7 +2,7 @@ import torch
 
 from models.kv import DenseKV
 from models.train.denoiser import Denoiser
-from models.train.recipe import smoke
+from models.train.recipes import smoke
 from models.train.rollout import Plan, policy_of, self_rollout
 
 RECIPE = smoke()

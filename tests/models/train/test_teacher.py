@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.train.recipe import smoke
+from models.train.recipes import smoke
 from models.train.teacher import Levels, _kind, chunk_levels, rehearsal_levels
 from tests.models.train.makers import store
 

@@ -9,7 +9,8 @@ import torch
 from models.text_encoder import UMT5
 from models.tokenizer import SentencePieceTokenizer
 from models.train.captions import train_tokenizer
-from models.train.recipe import TextRecipe, smoke
+from models.train.recipe import TextRecipe
+from models.train.recipes import smoke
 from models.train.run_folder import Stage, StageLimits
 from models.train.text_start import Reader, labelled, train_text
 from models.train.world_scene import ATTRIBUTES, NAMES

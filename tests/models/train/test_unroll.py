@@ -8,7 +8,8 @@ import torch
 
 from models.train.denoiser import Denoiser
 from models.train.export import entry_of
-from models.train.recipe import UnrollRecipe, first_light, smoke
+from models.train.recipe import UnrollRecipe
+from models.train.recipes import first_light, smoke
 from models.train.run import Run
 from models.train.run_folder import Stage, StageLimits, TrainingError
 from models.train.stages import run_stages

@@ -1,6 +1,6 @@
 import torch
 
-from models.train.recipe import smoke
+from models.train.recipes import smoke
 from models.train.windows import WindowStore
 from tests.models.train.makers import item, store
 
