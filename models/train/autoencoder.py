@@ -68,10 +68,11 @@ def reconstruction_loss(guess: Tensor, target: Tensor) -> Tensor:
 
 
 def liveliness_loss(guess: Tensor, target: Tensor, cell: int = 8) -> Tensor:
-    """How far the amount of change in time is off, cell by cell.
+    """How far the amount of change in time is off, cell by cell and over the whole picture.
 
     What cannot be foreseen, drops of rain for example, is least wrong in ``reconstruction_loss`` when it
-    hardly moves; here it is not.
+    hardly moves; here it is not. In a cell that most often has no drop none is still the least wrong amount;
+    over the whole picture the share of cells that have one is.
 
     Args:
         guess: ``[B, T, 3, h, w]`` unclamped.
@@ -83,7 +84,8 @@ def liveliness_loss(guess: Tensor, target: Tensor, cell: int = 8) -> Tensor:
         changes = pixels.diff(dim=1).abs().mean(dim=2)
         return functional.avg_pool2d(changes, cell)
 
-    return (amount(guess) - amount(target)).abs().mean()
+    missing = amount(guess) - amount(target)
+    return missing.abs().mean() + missing.mean(dim=(-2, -1)).abs().mean()
 
 
 def to_channels_last(module: nn.Module, device: torch.device) -> None:

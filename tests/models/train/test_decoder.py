@@ -13,14 +13,23 @@ from models.taehv import Taehv
 from models.train.autoencoder import liveliness_loss, reconstruction_loss
 from models.train.decoder import Filmed, cut, train_decoder
 from models.train.export import export
-from models.train.recipe import DecoderRecipe, smoke
+from models.train.recipe import DecoderRecipe
+from models.train.recipes import smoke
 from models.train.run import Run
 from models.train.run_folder import Stage, StageLimits, TrainingError, save_weights
 from models.train.stages import run_stages
 
 CPU = torch.device("cpu")
 RECIPE = DecoderRecipe(
-    StageLimits(100), batch=3, frames=2, warm=2, crop=16, refresh_every=1000, peak=5e-3, decay=0.9
+    StageLimits(100),
+    batch=3,
+    frames=2,
+    warm=2,
+    crop=16,
+    refresh_every=1000,
+    liveliness_weight=2.0,
+    peak=5e-3,
+    decay=0.9,
 )
 
 
@@ -143,3 +152,19 @@ def test_a_run_films_its_network_and_exports_the_decoder_that_learned_from_it(
     save_weights(run.finished("autoencoder"), before, torch.float32)
     with pytest.raises(TrainingError, match="another encoder"):
         export(run, "unroll", tmp_path / "model", {})
+
+
+def test_flakes_that_lack_count_in_their_cells_and_in_the_picture_moved_ones_only_in_cells() -> (
+    None
+):
+    def flakes(*cells: int) -> torch.Tensor:
+        """A picture, then one with a flake in some of its sixteen cells."""
+        grid = torch.zeros(1, 2, 1, 16)
+        grid[:, 1, :, list(cells)] = 1.0
+        return grid.view(1, 2, 1, 4, 4).repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+    seen, elsewhere, fewer = flakes(0, 5, 10, 15), flakes(1, 6, 11, 12), flakes(0, 6)
+    share = 1 / 16
+    assert liveliness_loss(elsewhere, seen) == pytest.approx(8 * share)
+    assert liveliness_loss(fewer, seen) == pytest.approx(4 * share + 2 * share)
+    assert liveliness_loss(flakes(), seen) == pytest.approx(4 * share + 4 * share)
