@@ -5,10 +5,12 @@ and the last three chunks, are noised and scored twice: by the guided many-step 
 that keeps learning the student's own distribution. Their difference is the gradient of the divergence
 between the two distributions (distribution matching distillation, Yin et al. 2023, arXiv:2311.18828;
 for causal students CausVid, arXiv:2412.07772, and Self Forcing, arXiv:2506.08009). Rollouts are longer
-than the window, so that what comes after minutes of its own output is trained too.
+than the window, so that what comes after minutes of its own output is trained too. A teacher that was
+trained causally only scores each chunk given the student's clean chunks before it.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +22,7 @@ from models.train.chance import happens
 from models.train.denoiser import Denoiser, add_noise, drop_prompts, per_frame, shifted
 from models.train.initialise import guided
 from models.train.optimise import Average, Optimiser
-from models.train.recipe import DistilRecipe, Recipe
+from models.train.recipe import DistilRecipe, Recipe, TeacherRecipe
 from models.train.rollout import Plan, empty_cache, policy_of, self_rollout
 from models.train.run_folder import Stage
 from models.train.windows import CHUNKS, Prompts, WindowStore
@@ -64,6 +66,19 @@ def window_of(chunks: list[Tensor], plan: Plan) -> tuple[Tensor, int]:
     return window, max(plan.graded - (plan.chunks - CHUNKS), 0 if plan.chunks == CHUNKS else 1)
 
 
+Score = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Velocities of ``noisy [B, F, C, H, W]`` from (clean, noisy, sigma ``[B, F]``, context)."""
+
+
+def _scorer(network: Denoiser, recipe: TeacherRecipe) -> Score:
+    """How ``network`` scores a window: as a whole, or, if it never saw one, each chunk given those before."""
+
+    def whole(clean: Tensor, noisy: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        return network.velocity(noisy, sigma, context, causal=False)
+
+    return whole if recipe.bidirectional_share > 0 else network.forced_velocity
+
+
 class DistributionMatcher:
     """The teacher's score and the critic's, over windows.
 
@@ -80,16 +95,10 @@ class DistributionMatcher:
         teacher.requires_grad_(False).eval()
         self.critic = copy.deepcopy(teacher).requires_grad_(True)
         self.critic.text.requires_grad_(False)
-        critic = self.critic
-
-        def real(latents: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-            return teacher.velocity(latents, sigma, context, causal=False)
-
-        def fake(latents: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-            return critic.velocity(latents, sigma, context, causal=False)
-
-        self._real = torch.compile(real) if compiled else real
-        self._fake = torch.compile(fake) if compiled else fake
+        self._real, self._fake = (
+            torch.compile(score) if compiled else score
+            for score in (_scorer(network, recipe.teacher) for network in (teacher, self.critic))
+        )
         self._recipe = recipe
         self._generator = generator
 
@@ -111,14 +120,14 @@ class DistributionMatcher:
             clean = window.detach()
             noisy, sigma, _, mask = self._noised(clean, scored.first)
             level = sigma[:, :, None, None, None]
-            flow = self._real(
-                torch.cat((noisy, noisy)),
-                torch.cat((sigma, sigma)),
-                torch.cat((scored.context, scored.empty)),
-            )
-            conditional, unconditional = flow.float().chunk(2)
-            real = noisy - level * guided(conditional, unconditional, guidance)
-            mine = self._fake(noisy, sigma, scored.context)
+
+            def predict(context: Tensor, copies: int) -> Tensor:
+                again = (copies, 1, 1, 1, 1)
+                levels = sigma.repeat(copies, 1)
+                return self._real(clean.repeat(again), noisy.repeat(again), levels, context)
+
+            real = noisy - level * guided(predict, (scored.context, scored.empty), guidance)
+            mine = self._fake(clean, noisy, sigma, scored.context)
             fake = noisy - level * mine.float()
             weight = mask[:, :, None, None, None]
             size = weight.sum(dim=(1, 2, 3, 4), keepdim=True) * clean[0, 0].numel()
@@ -132,7 +141,7 @@ class DistributionMatcher:
     def critic_loss(self, scored: Scored) -> Tensor:
         """Flow-matching loss of the critic on the student's windows."""
         noisy, sigma, noise, mask = self._noised(scored.latents, scored.first)
-        flow = self._fake(noisy, sigma, scored.context)
+        flow = self._fake(scored.latents, noisy, sigma, scored.context)
         error = (flow.float() - (noise - scored.latents)).square().mean(dim=(2, 3, 4))
         return (error * mask).sum() / mask.sum()
 

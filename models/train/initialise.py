@@ -5,6 +5,8 @@ from noise, chunk by chunk given clean context, keep the points the student will
 from each of them to the trajectory's end. Clean context makes one forward serve all four chunks.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,19 @@ from models.train.run_folder import Stage
 from models.train.windows import WindowBatch, WindowStore
 
 
-def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)."""
+def guided(
+    predict: Callable[[Tensor, int], Tensor], contexts: tuple[Tensor, Tensor], guidance: float
+) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
+
+    Args:
+        predict: Given contexts ``[K B, P, text_dim]`` and K, the velocities of everything repeated K times.
+        contexts: Embeddings of the prompts and of the empty prompt, ``[B, P, text_dim]`` each.
+        guidance: Its scale; 1 asks nothing of the empty prompt.
+    """
+    if guidance == 1.0:
+        return predict(contexts[0], 1).float()
+    conditional, unconditional = predict(torch.cat(contexts), 2).float().chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
 
@@ -43,16 +56,18 @@ def trajectory(
     Returns:
         The state at each sigma, then the end: ``len(sigmas) + 1`` tensors like ``noise``.
     """
+
+    def flow(x: Tensor, sigma: float) -> Tensor:
+        def predict(context: Tensor, copies: int) -> Tensor:
+            level = torch.full((context.shape[0], x.shape[1]), sigma, device=x.device)
+            again = (copies, 1, 1, 1, 1)
+            return teacher.forced_velocity(clean.repeat(again), x.repeat(again), level, context)
+
+        return guided(predict, contexts, guidance)
+
     states = [noise]
-    x = noise
-    both = torch.cat(contexts)
-    twice = torch.cat((clean, clean))
     for sigma, after in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-        level = torch.full(x.shape[:2], sigma, device=x.device)
-        flow = teacher.forced_velocity(twice, torch.cat((x, x)), torch.cat((level, level)), both)
-        conditional, unconditional = flow.float().chunk(2)
-        x = x + (after - sigma) * guided(conditional, unconditional, guidance)
-        states.append(x)
+        states.append(states[-1] + (after - sigma) * flow(states[-1], sigma))
     return states
 
 

@@ -1,10 +1,12 @@
 import copy
+from dataclasses import replace
 
+import pytest
 import torch
 
 from models.train.denoiser import Denoiser
 from models.train.distil import DistributionMatcher, Scored, make_plan, window_of
-from models.train.recipe import smoke, tiny
+from models.train.recipes import smoke, tiny
 from models.train.rollout import Plan
 
 RECIPE = smoke()
@@ -21,12 +23,12 @@ def scored(first: int = 0) -> Scored:
     return Scored(latents, first, normal(rows, *text), normal(rows, *text))
 
 
-def matcher(guidance_one: bool) -> DistributionMatcher:
-    from dataclasses import replace
-
+def matcher(guidance_one: bool, causal: bool = False) -> DistributionMatcher:
     recipe = RECIPE
     if guidance_one:
         recipe = replace(recipe, distil=replace(recipe.distil, guidance=1.0))
+    if causal:
+        recipe = replace(recipe, teacher=replace(recipe.teacher, bidirectional_share=0.0))
     torch.manual_seed(0)
     teacher = Denoiser(recipe, torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
@@ -52,6 +54,26 @@ def test_the_gradient_moves_the_window_from_the_critic_s_estimate_to_the_teacher
     loss.backward()
     assert window.grad is not None
     assert (window.grad <= 1e-7).float().mean() > 0.99  # descent raises the window
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_later_chunk_says_nothing_of_an_earlier_one_where_the_teacher_is_causal(
+    causal: bool,
+) -> None:
+    targets = []
+    for late in (0.0, 1.0):
+        case = scored()
+        case.latents[:, 9:] += late
+        window = case.latents.clone().requires_grad_()
+        pair = matcher(guidance_one=False, causal=causal)
+        with torch.no_grad():
+            pair.critic.transformer.head.head.weight.mul_(1.5)
+            pair.critic.transformer.blocks[0].ffn[0].weight.mul_(1.5)
+        pair.generator_loss(window, case)[0].backward()
+        assert window.grad is not None
+        # The direction is scaled by the window's own error; its sign is not.
+        targets.append(window.grad[:, :9].sign())
+    assert torch.equal(*targets) == causal
 
 
 def test_given_chunks_are_neither_noised_nor_pulled() -> None:
