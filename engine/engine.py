@@ -130,6 +130,7 @@ class Engine:
         )
         self._held: dict[str, Held] = {}
         self._flight: Flight | None = None
+        self._free_at = 0.0  # when it is expected to have landed
         self.costs = costs or measure_costs(
             model, self.generator, self._prompts, self._pixels, config.max_batch, clock
         )
@@ -255,9 +256,8 @@ class Engine:
             waiting_since = self._clock()
             events += self.land()
             now += self._clock() - waiting_since
-        output = schedule(
-            self._candidates(now), self.costs, self._free_at(now), self._config.max_batch
-        )
+        free_at = now if self._flight is None else max(now, self._free_at)
+        output = schedule(self._candidates(now), self.costs, free_at, self._config.max_batch)
         if output is None:
             return (*events, *self.land())
         try:
@@ -269,6 +269,9 @@ class Engine:
             failed = [session_id for session_id in output.session_ids if session_id in self._held]
             return (*events, *(self._end(session_id, "error", reason) for session_id in failed))
         events += self.land()
+        # The one before has landed: from here on the device works for this one alone.
+        begins = now + self._clock() - flight.clock_s
+        self._free_at = begins + self.costs.chunk_s(len(flight.chunks), output.steps)
         self._flight = flight
         return (*events, *(self.land() if flight.ready() else ()))
 
@@ -319,12 +322,7 @@ class Engine:
             decoded = self._pixels.mark(self._clock)
             chunks.append(FlyingChunk(held, plan, frames, decoding, decoded))
             decoding = decoded
-        due = self._free_at(now) + self.costs.chunk_s(len(rows), output.steps)
-        return Flight(tuple(chunks), now, clock_s, due, begun, denoised)
-
-    def _free_at(self, now: float) -> float:
-        """Return when the device is expected to be done with what it was asked for."""
-        return now if self._flight is None else max(now, self._flight.due)
+        return Flight(tuple(chunks), now, clock_s, begun, denoised)
 
     def _report(self, flight: Flight) -> list[EngineEvent]:
         """Wait for the chunks of a flight and report those of sessions that are still held."""

@@ -79,7 +79,6 @@ class Flight:
         chunks: One for each stream of the batch.
         now: The engine's time when they were asked for.
         clock_s: The clock's at that moment.
-        due: The engine's time when they are expected.
         begun: Where their denoising began.
         denoised: Where it ended.
     """
@@ -87,7 +86,6 @@ class Flight:
     chunks: tuple[FlyingChunk, ...]
     now: float
     clock_s: float
-    due: float
     begun: Mark
     denoised: Mark
 

@@ -4,16 +4,19 @@ Live ``realtime`` sessions come first, the one whose viewer runs out soonest at 
 ``asap`` ones and then jobs, the least recently run first. Sessions that may share a batch are
 joined as far as the measured cost table says that it pays. Where one round of looking ahead shows
 that viewers stall for it, the batch is smaller, or a first picture comes behind those who already
-watch. Pure: everything arrives as values, nothing here waits, counts pages or knows tensors.
+watch and are ready, though it does not wait long. Pure: everything arrives as values, nothing here waits, counts pages or knows tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from engine.cost_table import CostTable
 from engine.types import Kind, Pacing
+
+PATIENCE_S = 1.0
+"""Who has waited so long for a first picture is let through, whatever the costs say will come of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,39 +87,56 @@ def schedule(
     if not candidates:
         return None
     ordered = sorted(candidates, key=urgency)
-    choices = [*_batches(ordered, costs, max_batch)]
+    head = ordered[0]
+    choices = _batches(ordered, costs, max_batch)
     watching = [row for row in ordered if row.deadline is not None]
-    if ordered[0].shows_nothing and watching:
+    if watching and head.shows_nothing and free_at - head.ready_since < PATIENCE_S:
         choices += _batches(watching, costs, max_batch)
     # The first of those that stall the fewest.
-    rows = min(choices, key=lambda rows: _stalls(rows, ordered, costs, free_at))
+    rows = min(choices, key=lambda rows: _stalls(rows, ordered, costs, free_at, max_batch))
     return SchedulerOutput(tuple(row.session_id for row in rows), rows[0].steps)
 
 
 def _batches(
     ordered: Sequence[Candidate], costs: CostTable, max_batch: int
-) -> Iterator[Sequence[Candidate]]:
-    """Yield the batches around the head of ``ordered``: the size that pays most, then smaller ones."""
+) -> list[Sequence[Candidate]]:
+    """Return the batches around the head of ``ordered``: the size that pays most, then smaller ones."""
     head = ordered[0]
     mates = [mate for mate in ordered if mate.group == head.group and mate.steps == head.steps]
     best = costs.best_batch(min(len(mates), max_batch), head.steps)
-    for size in range(best, 0, -1):
-        yield mates[:size]
+    return [mates[:size] for size in range(best, 0, -1)]
 
 
 def _stalls(
-    rows: Sequence[Candidate], ordered: Sequence[Candidate], costs: CostTable, free_at: float
+    rows: Sequence[Candidate],
+    ordered: Sequence[Candidate],
+    costs: CostTable,
+    free_at: float,
+    max_batch: int,
 ) -> int:
-    """Count the viewers who stall if ``rows`` run now and then whoever runs out first.
+    """Count the viewers who stall if ``rows`` run now and then, well batched, whoever runs out first.
 
-    A viewer who gets a first picture needs the second chunk before the first one has been played.
+    Who gets a first picture needs the second chunk before the first one has been played; a first chunk
+    so short that the second can never be in time is not counted.
     """
     at = free_at + costs.chunk_s(len(rows), rows[0].steps)
     stalls = sum(row.deadline is not None and row.deadline < at for row in rows)
-    next_up = [
-        (row.deadline, row.steps) for row in ordered if row.deadline is not None and row not in rows
-    ] + [(at + row.media_s, row.steps) for row in rows if row.shows_nothing]
-    for deadline, steps in sorted(next_up):
-        at += costs.session_s(len(next_up), steps)
-        stalls += deadline < at
+    running = {row.session_id for row in rows}
+    waiting = [
+        (row.deadline, row.steps)
+        for row in ordered
+        if row.deadline is not None and row.session_id not in running
+    ]
+    waiting += [
+        (at + row.media_s, row.steps)
+        for row in rows
+        if row.shows_nothing and row.media_s >= costs.chunk_s(1, row.steps)
+    ]
+    waiting.sort()
+    while waiting:
+        steps = waiting[0][1]
+        size = costs.best_batch(min(len(waiting), max_batch), steps)
+        at += costs.chunk_s(size, steps)
+        stalls += sum(deadline < at for deadline, _ in waiting[:size])
+        waiting = waiting[size:]
     return stalls

@@ -197,6 +197,17 @@ def test_who_becomes_ready_while_a_first_picture_is_waited_for_goes_before_the_n
     assert all(chunk.slack_s is None or chunk.slack_s >= 0 for chunk in chunks)
 
 
+def test_a_device_faster_than_it_was_measured_is_not_taken_for_busier_with_every_chunk():
+    device = SlowDevice()
+    costs = CostTable({1: 0.3}, 0.0, 0.1)  # 0.9 s a chunk, and 0.3 it is
+    engine = engine_of(device, clock=lambda: device.now, costs=costs)
+    engine.admit(spec(frames=9 + 12 * 12), 0.0)
+    busy = []
+    run(engine, ["s"], hook=lambda step: busy.append(engine._free_at - device.now) or ())
+    assert len(busy) > 12
+    assert max(busy) < costs.chunk_s(1, 2) + 1e-9
+
+
 def test_where_asking_waits_for_the_device_no_chunk_is_kept_back_for_the_next_one() -> None:
     log: list[str] = []
     engine = engine_of(log, Generator.of)
