@@ -45,8 +45,16 @@ class Scored:
     empty: Tensor
 
 
-def make_plan(recipe: DistilRecipe, *, switched: bool, draw: torch.Generator) -> Plan:
-    """Draw, on the host, the length of a rollout, its steps, and where the prompt changes if it does."""
+def make_plan(recipe: DistilRecipe, *, causal: bool, switched: bool, draw: torch.Generator) -> Plan:
+    """Draw, on the host, the length of a rollout, its steps, and where the prompt changes if it does.
+
+    Args:
+        recipe: Lengths and steps.
+        causal: Chunks are scored given those before: the first of the recent ones, with only the sink
+            in sight, is then given.
+        switched: Whether the prompt changes.
+        draw: Random numbers, on the host.
+    """
 
     def integer(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=draw))
@@ -56,7 +64,7 @@ def make_plan(recipe: DistilRecipe, *, switched: bool, draw: torch.Generator) ->
     short = recipe.min_chunks == CHUNKS and integer(0, 3) == 0
     chunks = CHUNKS if short else integer(recipe.min_chunks, recipe.max_chunks + 1)
     switch = integer(max(1, chunks - CHUNKS), chunks) if switched else None
-    first = 0 if chunks == CHUNKS else chunks - CHUNKS + 1
+    first = 0 if chunks == CHUNKS else chunks - CHUNKS + 1 + causal
     return Plan(chunks, max(first, switch or 0), switch, steps)
 
 
@@ -71,12 +79,12 @@ Score = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _scorer(network: Denoiser, recipe: TeacherRecipe) -> Score:
-    """How ``network`` scores a window: as a whole, or, if it never saw one, each chunk given those before."""
+    """How ``network`` scores a window: as a whole, or, if its teacher never saw one, chunk by chunk."""
 
     def whole(clean: Tensor, noisy: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         return network.velocity(noisy, sigma, context, causal=False)
 
-    return whole if recipe.bidirectional_share > 0 else network.forced_velocity
+    return network.forced_velocity if recipe.causal_only else whole
 
 
 class DistributionMatcher:
@@ -96,7 +104,7 @@ class DistributionMatcher:
         self.critic = copy.deepcopy(teacher).requires_grad_(True)
         self.critic.text.requires_grad_(False)
         self._real, self._fake = (
-            torch.compile(score) if compiled else score
+            torch.compile(score, dynamic=False) if compiled else score
             for score in (_scorer(network, recipe.teacher) for network in (teacher, self.critic))
         )
         self._recipe = recipe
@@ -184,7 +192,7 @@ def train_distil(
     recent: list[Scored] = []
     for tick in stage.ticks(payload):
         switched = happens(part.switch_share, draw)
-        plan = make_plan(part, switched=switched, draw=draw)
+        plan = make_plan(part, causal=recipe.teacher.causal_only, switched=switched, draw=draw)
         prompts = store.prompts(part.batch, generator, changed=switched)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
             contexts = _contexts(teacher, prompts)

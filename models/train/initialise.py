@@ -124,7 +124,7 @@ def train_initialise(
             flow = student.forced_velocity(batch.latents, x, level, context)
         error = (x - sigma * flow.float() - end).square().mean(dim=(2, 3, 4))
         chunk = torch.arange(error.shape[1] // recipe.chunk_frames, device=device)
-        asked = per_frame((chunk >= batch.first[:, None]).float(), recipe.chunk_frames)
+        asked = per_frame((chunk >= batch.first_causal[:, None]).float(), recipe.chunk_frames)
         loss = (error * asked).sum() / asked.sum()
         loss.backward()
         optimiser.step(tick.progress)

@@ -92,6 +92,11 @@ class TeacherRecipe:
     subject_weight: float = 0.0
     own_share: float = 0.0
 
+    @property
+    def causal_only(self) -> bool:
+        """Whether the teacher never sees a window as a whole."""
+        return self.bidirectional_share == 0
+
 
 @dataclass(frozen=True, slots=True)
 class InitialiseRecipe:

@@ -136,7 +136,7 @@ def first_light_gpu() -> Recipe:
 
 
 def first_light_changes() -> Recipe:
-    """``first-light`` for another hour and a half of two CPU cores, from finished weights: most streams change."""
+    """``first-light`` for more hours of two CPU cores, from finished weights: most streams change."""
     base = first_light()
     return replace(
         base,
@@ -153,6 +153,7 @@ def first_light_changes() -> Recipe:
             peak=4e-4,
             decay=0.98,
         ),
+        decoder=DecoderRecipe(StageLimits(20000, 4500.0, 60.0), batch=6),
         classifier=ClassifierRecipe(
             StageLimits(20000, 900.0, 60.0), seed=91, batch=64, reuse=3, peak=1e-3, decay=0.98
         ),

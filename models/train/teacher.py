@@ -72,11 +72,7 @@ def chunk_levels(
     causal: bool,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw noise levels ``[B, chunks]``: 0 for given chunks, at least one asked chunk noisy.
-
-    In a causal pass the first chunk of a far window's recent ones is given: no stream asks for a chunk
-    with nothing but its sink in sight.
-    """
+    """Draw noise levels ``[B, chunks]``: 0 for given chunks, at least one asked chunk noisy."""
     rows = batch.first.shape[0]
     device = batch.first.device
 
@@ -84,9 +80,7 @@ def chunk_levels(
         return torch.rand(*shape, generator=generator, device=device)
 
     index = torch.arange(CHUNKS, device=device)
-    first = (
-        torch.where(batch.is_far, batch.first.clamp_min(2), batch.first) if causal else batch.first
-    )
+    first = batch.first_causal if causal else batch.first
     asked = index >= first[:, None]
     if not causal:
         return draw(rows, 1) * asked

@@ -68,6 +68,14 @@ class WindowBatch:
     mask: Tensor
     is_far: Tensor
 
+    @property
+    def first_causal(self) -> Tensor:
+        """The first chunk ``[B]`` that a causal pass is asked for: not one with only its sink in sight.
+
+        No stream asks for such a chunk: in a far window the first of the recent ones is given.
+        """
+        return torch.where(self.is_far, self.first.clamp_min(2), self.first)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
