@@ -270,8 +270,8 @@ class Engine:
             return (*events, *(self._end(session_id, "error", reason) for session_id in failed))
         events += self.land()
         # The one before has landed: from here on the device works for this one alone.
-        begins = now + self._clock() - flight.clock_s
-        self._free_at = begins + self.costs.chunk_s(len(flight.chunks), output.steps)
+        cost_s = self.costs.chunk_s(len(flight.chunks), output.steps)
+        self._free_at = flight.time_at(self._clock()) + cost_s
         self._flight = flight
         return (*events, *(self.land() if flight.ready() else ()))
 
@@ -335,7 +335,7 @@ class Engine:
             try:
                 if isinstance(chunk.frames, PendingFrames):
                     chunk.frames.result()
-                now = flight.now + self._clock() - flight.clock_s
+                now = flight.time_at(self._clock())
                 ready = chunk.report(now, flight.now, flight.begun.until(flight.denoised))
                 events += [*session.receipts(plan), ready]
                 if plan.last:

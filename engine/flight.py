@@ -93,6 +93,10 @@ class Flight:
         """Whether all frames are there."""
         return all(chunk.ready() for chunk in self.chunks)
 
+    def time_at(self, clock_s: float) -> float:
+        """The engine's time when the clock shows ``clock_s``."""
+        return self.now + clock_s - self.clock_s
+
     def opens(self) -> bool:
         """Whether some viewer waits for a first picture."""
         return any(chunk.plan.opens for chunk in self.chunks)

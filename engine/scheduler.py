@@ -4,7 +4,8 @@ Live ``realtime`` sessions come first, the one whose viewer runs out soonest at 
 ``asap`` ones and then jobs, the least recently run first. Sessions that may share a batch are
 joined as far as the measured cost table says that it pays. Where one round of looking ahead shows
 that viewers stall for it, the batch is smaller, or a first picture comes behind those who already
-watch and are ready, though it does not wait long. Pure: everything arrives as values, nothing here waits, counts pages or knows tensors.
+watch and are ready, though it does not wait long. Pure: everything arrives as values, nothing here
+waits, counts pages or knows tensors.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
             for attribute, share in run_classifier(run).items():
                 sys.stdout.write(f"{attribute}: {share:.4f} of unseen renders right\n")
             sys.stdout.write(f"evaluate with it: --classifier {run.finished('classifier')}\n")
-        run_stages(run, tuple(name for name in names if name in {**ALONE, **WITH_STORE}))
+        run_stages(run, tuple(name for name in names if name in ALONE or name in WITH_STORE))
         if "export" in names:
             export(run, options.student, options.out, read_notes(options.notes))
     except TrainingError as error:

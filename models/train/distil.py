@@ -128,13 +128,8 @@ class DistributionMatcher:
             clean = window.detach()
             noisy, sigma, _, mask = self._noised(clean, scored.first)
             level = sigma[:, :, None, None, None]
-
-            def predict(context: Tensor, copies: int) -> Tensor:
-                again = (copies, 1, 1, 1, 1)
-                levels = sigma.repeat(copies, 1)
-                return self._real(clean.repeat(again), noisy.repeat(again), levels, context)
-
-            real = noisy - level * guided(predict, (scored.context, scored.empty), guidance)
+            contexts = (scored.context, scored.empty)
+            real = noisy - level * guided(self._real, (clean, noisy, sigma), contexts, guidance)
             mine = self._fake(clean, noisy, sigma, scored.context)
             fake = noisy - level * mine.float()
             weight = mask[:, :, None, None, None]

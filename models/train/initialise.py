@@ -5,7 +5,7 @@ from noise, chunk by chunk given clean context, keep the points the student will
 from each of them to the trajectory's end. Clean context makes one forward serve all four chunks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,18 +19,26 @@ from models.train.windows import WindowBatch, WindowStore
 
 
 def guided(
-    predict: Callable[[Tensor, int], Tensor], contexts: tuple[Tensor, Tensor], guidance: float
+    velocity: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    contexts: tuple[Tensor, Tensor],
+    guidance: float,
 ) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
 
     Args:
-        predict: Given contexts ``[K B, P, text_dim]`` and K, the velocities of everything repeated K times.
+        velocity: Predicts from the inputs and a context, row by row.
+        inputs: ``[B, ...]`` each.
         contexts: Embeddings of the prompts and of the empty prompt, ``[B, P, text_dim]`` each.
         guidance: Its scale; 1 asks nothing of the empty prompt.
+
+    Returns:
+        Like a velocity, in float32.
     """
     if guidance == 1.0:
-        return predict(contexts[0], 1).float()
-    conditional, unconditional = predict(torch.cat(contexts), 2).float().chunk(2)
+        return velocity(*inputs, contexts[0]).float()
+    twice = [torch.cat((part, part)) for part in inputs]
+    conditional, unconditional = velocity(*twice, torch.cat(contexts)).float().chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
 
@@ -56,18 +64,12 @@ def trajectory(
     Returns:
         The state at each sigma, then the end: ``len(sigmas) + 1`` tensors like ``noise``.
     """
-
-    def flow(x: Tensor, sigma: float) -> Tensor:
-        def predict(context: Tensor, copies: int) -> Tensor:
-            level = torch.full((context.shape[0], x.shape[1]), sigma, device=x.device)
-            again = (copies, 1, 1, 1, 1)
-            return teacher.forced_velocity(clean.repeat(again), x.repeat(again), level, context)
-
-        return guided(predict, contexts, guidance)
-
     states = [noise]
     for sigma, after in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-        states.append(states[-1] + (after - sigma) * flow(states[-1], sigma))
+        x = states[-1]
+        level = torch.full(x.shape[:2], sigma, device=x.device)
+        flow = guided(teacher.forced_velocity, (clean, x, level), contexts, guidance)
+        states.append(x + (after - sigma) * flow)
     return states
 
 

@@ -51,16 +51,18 @@ def test_a_trajectory_ends_where_the_guided_teacher_points(guidance: float, copi
 def test_a_guidance_of_one_asks_nothing_of_the_empty_prompt() -> None:
     asked = []
 
-    def predict(context: torch.Tensor, copies: int) -> torch.Tensor:
-        asked.append((context, copies))
+    def velocity(x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        asked.append((context, len(x) // 3))
         return context.mean(dim=(1, 2))
 
-    prompts, empty = contexts(3)
-    assert torch.equal(guided(predict, (prompts, empty), 1.0), torch.tensor([1.0, 2.0, 3.0]))
+    (prompts, empty), inputs = contexts(3), (torch.zeros(3, 2),)
+    plain = guided(velocity, inputs, (prompts, empty), 1.0)
+    assert torch.equal(plain, torch.tensor([1.0, 2.0, 3.0]))
     ((context, copies),) = asked
     assert copies == 1
     assert torch.equal(context, prompts)
-    assert torch.equal(guided(predict, (prompts, empty), 3.0), torch.tensor([3.0, 6.0, 9.0]))
+    strong = guided(velocity, inputs, (prompts, empty), 3.0)
+    assert torch.equal(strong, torch.tensor([3.0, 6.0, 9.0]))
 
 
 def test_the_grid_of_levels_holds_those_that_the_student_visits() -> None:
