@@ -51,12 +51,14 @@ def prepare(
 
 
 def under(model: LoadedModel, policy: WorkPolicy) -> LoadedModel:
-    """Return the model with the window that a policy asks for.
+    """Return the model with the steps and the window that a policy asks for.
 
     Raises:
         ValueError: model and policy do not go together.
     """
-    return replace(model, entry=replace(model.entry, cache=policy.cache(model.entry.cache)))
+    entry = model.entry
+    sampler, cache = policy.sampler(entry.sampler), policy.cache(entry.cache)
+    return replace(model, entry=replace(entry, sampler=sampler, cache=cache))
 
 
 def generator_factory(
@@ -75,8 +77,8 @@ def generator_factory(
         max_steps: most denoising steps of a chunk in static buffers on a CUDA device; None runs
             the plain loop, which takes any number.
         capture: replay CUDA graphs; without it, or on a CPU, chunks run eagerly.
-        policy: whether the clean pass is merged and which pages are kept; its window and linears
-            are the model's business, see ``prepare``.
+        policy: whether the clean pass is merged and which pages are kept; its steps, window and
+            linears are the model's business, see ``prepare``.
     """
 
     def build(model: LoadedModel, pool: KVPool) -> Generator:

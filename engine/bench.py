@@ -149,7 +149,7 @@ def _cases(
         captured = [False]
     if not captured:
         raise ValueError(f'mode "{options.mode}"; eager and captured are possible; choose one')
-    steps = options.steps or len(entry.sampler.steps)
+    steps = options.steps or policy.sampler(entry.sampler).num_steps
     name = f"{window}-frame window, {sink} sink frames"
     return [
         (

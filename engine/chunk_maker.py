@@ -80,7 +80,7 @@ class ChunkMaker:
 
     def _schedule(self, plan: ChunkPlan) -> Schedule:
         sampler = self._model.entry.sampler
-        own = plan.steps == len(sampler.steps)
+        own = plan.steps == sampler.num_steps
         return sampler.schedule(None if own else plan.steps, plan.index)
 
     def _to_device(self, drawn: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Door:
         """Return what a stream of ``pages`` pages takes."""
         width, height = self._entry.sizes[0]
         scale = spec.width * spec.height / (width * height)
-        steps = spec.num_steps or len(self._entry.sampler.steps)
+        steps = spec.num_steps or self._entry.sampler.num_steps
         return Demand(
             kind=spec.kind,
             pacing=spec.pacing,
@@ -119,7 +119,7 @@ class Door:
 
     def _batch_gain(self, demands: Sequence[Demand]) -> float:
         """Return what a chunk costs in the batches that pay, over its cost alone."""
-        steps = len(self._entry.sampler.steps)
+        steps = self._entry.sampler.num_steps
         realtime = sum(demand.load > 0 for demand in demands)
         sessions = min(max(1, realtime), self._config.max_batch)
         return self._costs.session_s(sessions, steps) / self._costs.chunk_s(1, steps)

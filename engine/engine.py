@@ -161,7 +161,7 @@ class Engine:
             return Wait(f"the stream needs {demand.pages} pages; fewer are free")
         pinned = spec.num_steps is not None or not self._config.adapt_steps
         session = Session(
-            spec, shape, spec.num_steps or len(entry.sampler.steps), pinned, demand.chunk_s, now
+            spec, shape, spec.num_steps or entry.sampler.num_steps, pinned, demand.chunk_s, now
         )
         if snapshot is not None:
             try:

@@ -92,7 +92,7 @@ def measure_costs(
         batches = [size for size in (1, 2, 4, 8, 16, 32) if size <= len(streams)]
         costs = measure(one_pass, decode, recache, batches, clock)
         if generator.asynchronous:
-            steps = len(entry.sampler.steps)
+            steps = entry.sampler.num_steps
             used = {costs.best_batch(waiting, steps) for waiting in range(1, len(streams) + 1)}
             for batch in sorted(used, reverse=True):
                 whole_chunks(batch)

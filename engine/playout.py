@@ -183,6 +183,10 @@ class StepGovernor:
         self._early = 0
         self.steps = full
 
+    def restore(self, steps: int) -> None:
+        """Go on with the steps of another governor, as far as this one's bounds allow."""
+        self.steps = max(self._least, min(steps, self._full))
+
     def observe(self, slack_s: float | None, cost_s: float) -> None:
         """Note how much media the viewer had left when a chunk of ``cost_s`` was ready."""
         if slack_s is None:

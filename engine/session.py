@@ -147,7 +147,7 @@ class Session:
     def restore(self, state: dict[str, Any], expected_s: float) -> None:
         """Go on where the session that gave ``state`` was; its viewer has had all frames."""
         self.chunk_index = int(state["chunk_index"])
-        self.governor.steps = int(state["steps"])
+        self.governor.restore(int(state["steps"]))
         self.prompts = PromptTimeline.restored(state["prompts"])
         self.playout = Playout(
             self.pacing,

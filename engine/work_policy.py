@@ -1,9 +1,9 @@
 """Less work for the same frames: which savings an engine uses, as one frozen value.
 
 The default is the exact path. Merging the clean pass (``engine/merged.py``) gives the same frames
-up to rounding; a shorter window, sparse pages (``kernels/sparse.py``) and FP8 linears
+up to rounding; fewer steps, a shorter window, sparse pages (``kernels/sparse.py``) and FP8 linears
 (``kernels/fp8.py``) change the picture, by how much is in ``tests/bench/results``. As text a policy
-is ``window=9,merge-clean-pass,keep-pages=3,linear=fp8``. No tensor and no model is touched here, so
+is ``steps=2,window=9,merge-clean-pass,keep-pages=3,linear=fp8``. No tensor and no model is touched here, so
 a process without torch can read one.
 """
 
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from models.policy import CachePolicy
+
+if TYPE_CHECKING:
+    from models.sampler import Sampler
 
 __all__ = ["Linear", "WorkPolicy", "add_flags", "from_flags"]
 
@@ -25,6 +28,7 @@ class WorkPolicy:
     """What is saved.
 
     Attributes:
+        steps: Denoising steps of streams that ask for no number; None is the model's own.
         window: Latent frames attended, sink and chunk included; None is the model's own.
         sink: Of the window, never evicted; None is the model's own.
         merge_clean_pass: Make a chunk's clean pass inside the next chunk's first pass.
@@ -32,6 +36,7 @@ class WorkPolicy:
         linear: Number format of the blocks' linear layers.
     """
 
+    steps: int | None = None
     window: int | None = None
     sink: int | None = None
     merge_clean_pass: bool = False
@@ -40,6 +45,7 @@ class WorkPolicy:
 
     def __post_init__(self) -> None:
         for name, value, least in (
+            ("steps", self.steps, 1),
             ("window", self.window, 1),
             ("sink", self.sink, 0),
             ("keep-pages", self.keep_pages, 1),
@@ -71,17 +77,18 @@ class WorkPolicy:
                 policy = replace(policy, merge_clean_pass=True)
             elif name == "linear" and equals:
                 policy = replace(policy, linear=value)  # type: ignore[arg-type]
-            elif name in ("window", "sink", "keep-pages") and value.isdigit():
+            elif name in ("steps", "window", "sink", "keep-pages") and value.isdigit():
                 policy = replace(policy, **{name.replace("-", "_"): int(value)})  # type: ignore[arg-type]
             else:
                 raise ValueError(
-                    f"policy {text!r} has {word.strip()!r}; allowed are window=N, sink=N, "
-                    "merge-clean-pass, keep-pages=N and linear=fp8, separated by commas"
+                    f"policy {text!r} has {word.strip()!r}; allowed are steps=N, window=N, "
+                    "sink=N, merge-clean-pass, keep-pages=N and linear=fp8, separated by commas"
                 )
         return policy
 
     def __str__(self) -> str:
         words = [
+            "" if self.steps is None else f"steps={self.steps}",
             "" if self.window is None else f"window={self.window}",
             "" if self.sink is None else f"sink={self.sink}",
             "merge-clean-pass" if self.merge_clean_pass else "",
@@ -101,11 +108,26 @@ class WorkPolicy:
         Raises:
             ValueError: It cannot.
         """
-        if devices > 1 and replace(self, window=None, sink=None) != WorkPolicy():
+        if devices > 1 and replace(self, steps=None, window=None, sink=None) != WorkPolicy():
             raise ValueError(
-                f"policy {self} with {devices} tensor devices; they keep a window and a sink, and "
+                f"policy {self} with {devices} tensor devices; they keep steps, window and sink, and "
                 "save nothing else; leave the rest out or use one device"
             )
+
+    def sampler(self, own: Sampler) -> Sampler:
+        """Return a model's sampler under this policy.
+
+        Raises:
+            ValueError: The two do not go together.
+        """
+        if self.steps is None:
+            return own
+        if self.steps > len(own.steps):
+            raise ValueError(
+                f"policy {self}: {self.steps} steps; this model takes {len(own.steps)}, and a policy "
+                f"saves work; use 1 to {len(own.steps)}, or leave steps out"
+            )
+        return replace(own, usual_steps=self.steps)
 
     def cache(self, own: CachePolicy) -> CachePolicy:
         """Return a model's cache policy under this one.
@@ -165,6 +187,7 @@ def from_flags(options: argparse.Namespace) -> WorkPolicy:
         ValueError: It cannot be, or it is said both as one text and by single flags.
     """
     single = WorkPolicy(
+        None,
         options.window,
         options.sink,
         options.merge_clean_pass,

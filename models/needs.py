@@ -152,7 +152,7 @@ def describe(
         "licence_url": entry.licence_url,
         "sizes": [f"{width}x{height}" for width, height in entry.sizes],
         "fps": entry.fps,
-        "steps": len(entry.sampler.steps),
+        "steps": entry.sampler.num_steps,
         "chunk_frames": entry.cache.chunk_frames,
         "window_frames": entry.cache.window_frames,
         "sink_frames": entry.cache.sink_frames,

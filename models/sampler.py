@@ -60,6 +60,7 @@ class Sampler:
         guidance: how far to go from the empty prompt's velocity towards and beyond the prompt's
             (Ho and Salimans 2022, arXiv:2207.12598), at two passes a step; 1 is none of it, as
             distilled models want.
+        usual_steps: passes of a chunk when no number is asked for; None is as many as ``steps`` has.
     """
 
     shift: float = 5.0
@@ -69,6 +70,7 @@ class Sampler:
     spacing: Literal["subset", "linspace"] = "subset"
     fresh_noise: bool = True
     guidance: float = 1.0
+    usual_steps: int | None = None
 
     def __post_init__(self) -> None:
         for steps in (self.steps, self.first_chunk_steps or self.steps):
@@ -78,6 +80,11 @@ class Sampler:
                     f"steps {steps}; they must descend within 0 to {TABLE_LENGTH}, each once; "
                     "list the highest noise first"
                 )
+        if self.usual_steps is not None and not 1 <= self.usual_steps <= len(self.steps):
+            raise ValueError(
+                f"{self.usual_steps} steps as the usual number; the model was made for "
+                f"{len(self.steps)}; use 1 to {len(self.steps)}"
+            )
         if self.guidance < 1:
             raise ValueError(
                 f"guidance {self.guidance}; 1 is none, more is stronger; use 1 or more"
@@ -85,11 +92,16 @@ class Sampler:
         if self.shift <= 0:
             raise ValueError(f"shift {self.shift}; it must be positive")
 
+    @property
+    def num_steps(self) -> int:
+        """Passes of a chunk when no number is asked for."""
+        return len(self.steps) if self.usual_steps is None else self.usual_steps
+
     def schedule(self, num_steps: int | None = None, chunk_index: int = 0) -> Schedule:
         """Choose the passes of a chunk.
 
         Args:
-            num_steps: passes wanted; None is the number the model was distilled for.
+            num_steps: passes wanted; None is the usual number.
             chunk_index: 0 for the first chunk of a stream.
 
         Raises:
@@ -98,6 +110,8 @@ class Sampler:
         steps = self.steps
         if chunk_index == 0 and self.first_chunk_steps is not None:
             steps = self.first_chunk_steps
+        if num_steps is None:
+            num_steps = self.usual_steps
         if num_steps is not None and num_steps != len(steps):
             steps = self._respaced(steps, num_steps)
         table = _sigma_table(self.shift)

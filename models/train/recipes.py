@@ -106,7 +106,8 @@ def first_light() -> Recipe:
 def first_light_gpu() -> Recipe:
     """``first-light`` with its last stages sized for some minutes of an accelerator.
 
-    Batches are as large as the launches of their many small operations are slow.
+    Batches are as large as the launches of their many small operations are slow. A stream takes about 2,500
+    launches to render, so a group of streams takes the time of some steps: one comes every fifth step.
     """
     base = first_light()
     return replace(
@@ -120,14 +121,15 @@ def first_light_gpu() -> Recipe:
             crop=None,
         ),
         unroll=UnrollRecipe(
-            StageLimits(20000, 435.0, 60.0),
+            StageLimits(20000, 515.0, 120.0),
             batch=384,
             held=12800,
             at_once=128,
-            refresh_every=2,
-            switch_share=0.4,
+            refresh_every=5,
+            switch_share=0.5,
+            late_share=0.15,
             subject_weight=5.0,
-            peak=1.6e-3,
+            peak=1.2e-3,
             decay=0.99,
         ),
         decoder=DecoderRecipe(StageLimits(20000, 80.0), batch=48, at_once=64, held=8),

@@ -412,7 +412,10 @@ def model_items(suite: Suite, rate: float | None) -> None:
         base, name="21-frame window, growing", window_frames=21, sink_frames=0, growing=True
     )
     item("taehv_growing_21", 12, run(grow, fastest), 35)
-    item("two_streams_16_fps", 20, lambda: two_streams(network(), fastest), 50)
+    item("two_streams_16_fps", 20, lambda: viewers(network(), fastest, 2, 4), 50)
+    fewer = replace(base, name="12-frame window, 3 sink frames, 2 steps", steps=2)
+    item("taehv_two_steps", 8, run(fewer, fastest), 25)
+    item("four_streams_16_fps_two_steps", 25, lambda: viewers(network(), fastest, 4, 2), 60)
     item("denoise_only_captured_fastest", 8, run(few, fastest, None), 25)
     item("wan_vae_captured", 12, run(few, fastest, "wan-vae"), 35)
     item("batch_2", 10, run(replace(few, batch=2), fastest), 25)
@@ -462,38 +465,41 @@ def bundled(out: Path) -> dict[str, Any]:
     return {"frames_per_s": [[row[name] for name in names] for row in report["rows"]]}
 
 
-def two_streams(model: LoadedModel, kernels: Kernels, seconds: float = 12.0) -> dict[str, Any]:
-    """Two viewers at 16 frames a second through the engine itself, by the clock."""
+def viewers(
+    model: LoadedModel, kernels: Kernels, count: int, steps: int, seconds: float = 12.0
+) -> dict[str, Any]:
+    """Viewers at 16 frames a second through the engine itself, by the clock."""
     accelerate(model.transformer, kernels)
     clock = time.monotonic
+    sizes = tuple(size for size in (1, 2, 4, 8) if size < 2 * count)
     engine = Engine(
         model,
         # The door would close at a load of 0.9; here the deadlines are the judge.
         EngineConfig(
-            max_sessions=2,
+            max_sessions=count,
             max_jobs=0,
-            max_batch=2,
+            max_batch=count,
             max_load=2.0,
             noise_threads=4,
             adapt_steps=False,
         ),
         clock,
-        make_generator=generator_factory(kernels, batch_sizes=(1, 2)),
+        make_generator=generator_factory(kernels, batch_sizes=sizes),
     )
     # Graphs of the streams' windows as they fill are captured before anybody watches.
     for round_ in ("warm", "timed"):
-        names = [f"{round_}-{i}" for i in range(2)]
+        names = [f"{round_}-{i}" for i in range(count)]
         for name in names:
             parts = (PromptPart(f"a stream called {name}"),)
             frames = 12 * 6 - 3 if round_ == "warm" else None
             pacing = "asap" if round_ == "warm" else "realtime"
-            spec = StreamSpec(name, parts, 7, *SIZE, 16.0, frames, 4, "live", pacing)  # type: ignore[arg-type]
+            spec = StreamSpec(name, parts, 7, *SIZE, 16.0, frames, steps, "live", pacing)  # type: ignore[arg-type]
             admitted = engine.admit(spec, clock())
             assert isinstance(admitted, Admitted), admitted
         chunks: list[ChunkReady] = []
         ended = 0
         until = clock() + (30.0 if round_ == "warm" else seconds)
-        while clock() < until and ended < 2:
+        while clock() < until and ended < count:
             events = engine.step(clock())
             for event in events:
                 if isinstance(event, ChunkReady):
@@ -511,9 +517,11 @@ def two_streams(model: LoadedModel, kernels: Kernels, seconds: float = 12.0) -> 
     slack = [chunk.slack_s for chunk in chunks if chunk.slack_s is not None]
     batch = statistics.median([chunk.denoise_ms for chunk in chunks])
     return {
+        "streams": count,
+        "steps": steps,
         "seconds": seconds,
         "chunks": len(chunks),
-        "frames_per_s_each": round(sum(c.num_frames for c in chunks) / 2 / seconds, 2),
+        "frames_per_s_each": round(sum(c.num_frames for c in chunks) / count / seconds, 2),
         "missed_deadlines": sum(value < 0 for value in slack),
         # The page begins to play 100 ms after its first picture (clients/web/playout.js).
         "missed_by_the_page": sum(value < -0.1 for value in slack),

@@ -125,7 +125,7 @@ class PlainStream:
         model, policy = self.model, self.policy
         frames = policy.chunk_size(self.chunk)
         shape = (frames, model.entry.transformer.out_channels, *self.latent_hw)
-        own = self.steps == len(model.entry.sampler.steps)
+        own = self.steps == model.entry.sampler.num_steps
         schedule = model.entry.sampler.schedule(None if own else self.steps, self.chunk)
         self.kv.begin(frames)
 
@@ -161,7 +161,7 @@ class EngineStreams:
     """The engine with some streams that always have credit."""
 
     def __init__(
-        self, model: LoadedModel, streams: int, steps: int, batch: int, less: WorkPolicy
+        self, model: LoadedModel, streams: int, steps: int | None, batch: int, less: WorkPolicy
     ) -> None:
         self.inside_s = 0.0
         if less.linear != "plain":
@@ -220,7 +220,9 @@ def compare(
     with torch.inference_mode():
         prompt = model.transformer.prompt_kv(text)
     plain = [PlainStream(model, policy, latent_hw, prompt, seed, steps) for seed in range(streams)]
-    side = EngineStreams(model, streams, steps, batch, less)
+    # Steps that a policy gives are those of streams that ask for no number.
+    side = EngineStreams(model, streams, None if less.steps else steps, batch, less)
+    taken = less.steps or steps
     assert policy.window_frames is not None
     filling = policy.window_frames // policy.chunk_frames + 1
     engine_s, plain_s, inside, worst = [], [], [], 0
@@ -245,7 +247,7 @@ def compare(
     assert attended is not None, "the model has a window"
     if less.keep_pages is not None:
         attended = cache.sink_frames + less.keep_pages + cache.chunk_frames
-    case = Case("", (width, height), attended, cache.sink_frames, steps)
+    case = Case("", (width, height), attended, cache.sink_frames, taken)
     flops = streams * chunk_flops(model, case, attended)
     made = streams * model.codec.frames_for(policy.chunk_frames, False)
     ratios = [b / a for a, b in zip(engine_s, plain_s, strict=True)]
@@ -263,7 +265,8 @@ def compare(
         "sink_frames": cache.sink_frames,
         "plain_window_frames": policy.window_frames,
         "guided": model.entry.sampler.guidance != 1,
-        "steps": steps,
+        "steps": taken,
+        "plain_steps": steps,
         "runs": runs,
         "engine_frames_per_s": round(made / statistics.median(engine_s), 2),
         "plain_frames_per_s": round(made / statistics.median(plain_s), 2),
@@ -303,7 +306,7 @@ def main(words: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    steps = len(model.entry.sampler.steps)
+    steps = model.entry.sampler.num_steps
     result = compare(model, options.streams, options.runs, options.batch, steps, less)
     result["weights"] = "random" if options.random_weights else "trained"
     if options.json:

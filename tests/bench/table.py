@@ -37,6 +37,7 @@ LOOPS = (
     "device",
     "model",
     "policy",
+    "steps (engine, plain loop)",
     "window (engine, plain loop)",
     "streams",
     "engine, frames/s",
@@ -88,12 +89,13 @@ def _speed(device: str, model: str, row: Report) -> Row:
 
 def loop_rows(report: Report) -> list[Row]:
     """Turn a report of the reference loop into a row."""
-    guided = "guided " if report["guided"] else ""
+    guided = ", guided" if report["guided"] else ""
     return [
         (
             _device(report),
-            f"{report['model']}, {report['steps']} {guided}steps, {report['dtype']}",
+            f"{report['model']}, {report['dtype']}",
             report["policy"],
+            f"{report['steps']}, {report['plain_steps']}{guided}",
             f"{report['window_frames']}, {report['plain_window_frames']}",
             str(report["streams"]),
             f"{report['engine_frames_per_s']:.1f}",

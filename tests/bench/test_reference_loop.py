@@ -43,7 +43,7 @@ def test_both_sides_show_the_same_frames(
     assert 0 < result["share_of_tick_in_network_and_decoder"] <= 1
 
 
-@pytest.mark.parametrize("policy", ["merge-clean-pass", "window=5,merge-clean-pass", "linear=fp8"])
+@pytest.mark.parametrize("policy", ["merge-clean-pass", "steps=1,window=5", "linear=fp8"])
 def test_a_policy_is_the_engine_s_alone(policy: str) -> None:
     less = WorkPolicy.parse(policy)
     model = small()
@@ -51,6 +51,7 @@ def test_a_policy_is_the_engine_s_alone(policy: str) -> None:
     assert result["policy"] == policy
     assert result["plain_window_frames"] == 6
     assert result["window_frames"] == (less.window or 6)
+    assert (result["steps"], result["plain_steps"]) == (less.steps or 2, 2)
     assert result["largest_pixel_difference"] <= 1 or less.changes_picture
     # The plain loop's network is as it was.
     assert not any(isinstance(module, Fp8Linear) for module in model.transformer.modules())

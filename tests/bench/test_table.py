@@ -17,7 +17,7 @@ ROW = {
 BENCH = {"model": "m", "device": "d", "date": "2026-11-20", "threads": None, "rows": [ROW]}
 LOOP = {
     "model": "m", "device": "d", "date": "2026-11-20", "threads": 2, "policy": "window=9",
-    "guided": True, "steps": 4, "dtype": "float32", "window_frames": 9, "plain_window_frames": 12,
+    "guided": True, "steps": 4, "plain_steps": 4, "dtype": "float32", "window_frames": 9, "plain_window_frames": 12,
     "streams": 1, "engine_frames_per_s": 26.04, "plain_frames_per_s": 20.0,
     "engine_over_plain": 1.302,
 }  # fmt: skip
@@ -35,7 +35,7 @@ EXPECTED = {
     "older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% |",
     "cpu": "| d (2026-11-20), 2 threads | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass "
     "merged, best 4 older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% |",
-    "loop": "| d (2026-11-20), 2 threads | m, 4 guided steps, float32 | window=9 | 9, 12 | 1 | 26.0 "
+    "loop": "| d (2026-11-20), 2 threads | m, float32 | window=9 | 4, 4, guided | 9, 12 | 1 | 26.0 "
     "| 20.0 | 1.30 |",
     "vectors": "| shorter | window=5 | 0.027 | 0.23 |",
     "adherence": "| window=9 | 90.0% [87.5%, 92.5%] | -0.5 [-2.0, +1.0] | 64 | d (2026-11-20), m, "

@@ -222,3 +222,17 @@ def test_choosing_pages_wraps_any_attention() -> None:
 
 def test_the_largest_batch_of_an_engine_has_a_captured_size() -> None:
     assert choose_size(EngineConfig().max_batch, BATCH_SIZES) == EngineConfig().max_batch
+
+
+def test_streams_that_ask_for_no_number_take_the_policy_s_steps():
+    def made(text, num_steps):
+        engine = engine_under(text, sampler=Sampler())
+        assert isinstance(engine.admit(replace(SPEC, num_steps=num_steps), 0.0), Admitted)
+        return [e for _ in range(3) for e in step(engine) if isinstance(e, ChunkReady)]
+
+    usual, asked = made("steps=1", None), made("exact", 1)
+    assert [chunk.steps for chunk in usual] == [1, 1, 1]
+    for one, other in zip(usual, asked, strict=True):
+        assert torch.equal(one.frames.int(), other.frames.int())
+    assert [chunk.steps for chunk in made("steps=1", 3)] == [3, 3, 3]
+    assert [chunk.steps for chunk in made("exact", None)] == [4, 4, 4]

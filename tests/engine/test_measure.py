@@ -59,7 +59,7 @@ def test_whole_chunks_are_made_at_every_size_that_will_run_the_largest_first() -
     generator = Generator(model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead)
     free = generator.pages.free
     costs = started(model, pool, generator, 0.01)
-    steps = len(entry.sampler.steps)
+    steps = entry.sampler.num_steps
     used = sorted({costs.best_batch(n, steps) for n in range(1, 5)}, reverse=True)
     assert used == [4, 2, 1]
     whole = [asked for asked in ahead.asked if asked[2]]
@@ -74,7 +74,7 @@ def test_with_merged_passes_every_size_makes_a_chunk_that_is_owed_nothing_and_on
         model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead
     )
     started(model, pool, generator, 0.01)
-    steps = len(entry.sampler.steps)
+    steps = entry.sampler.num_steps
     whole = [(rows, merged) for rows, count, _, merged in ahead.asked if count == steps]
     assert whole == [(size, merged) for size in (4, 2, 1) for merged in (False, True)]
 

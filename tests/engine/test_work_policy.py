@@ -6,6 +6,7 @@ import pytest
 
 from engine.work_policy import WorkPolicy, add_flags, from_flags
 from models.policy import CachePolicy
+from models.sampler import Sampler
 
 OWN = CachePolicy(window_frames=12, sink_frames=3, rope="window")
 
@@ -22,7 +23,7 @@ def flags(*words: str) -> argparse.Namespace:
         "exact",
         "window=9",
         "sink=0,merge-clean-pass",
-        "window=9,sink=3,merge-clean-pass,keep-pages=2,linear=fp8",
+        "steps=2,window=9,sink=3,merge-clean-pass,keep-pages=2,linear=fp8",
     ],
 )
 def test_text_and_value_are_one_another(text: str) -> None:
@@ -33,6 +34,7 @@ def test_text_and_value_are_one_another(text: str) -> None:
 def test_nothing_said_is_the_exact_path() -> None:
     assert WorkPolicy.parse("") == from_flags(flags()) == WorkPolicy()
     assert WorkPolicy().cache(OWN) == OWN
+    assert WorkPolicy().sampler(Sampler()) == Sampler()
 
 
 def test_single_flags_say_the_same_as_the_text() -> None:
@@ -46,17 +48,27 @@ def test_a_window_and_a_sink_take_the_place_of_the_model_s() -> None:
     assert (cache.window_frames, cache.sink_frames, cache.rope) == (9, 1, "window")
 
 
+def test_steps_are_some_of_those_the_model_was_made_for() -> None:
+    fewer = WorkPolicy.parse("steps=2").sampler(Sampler())
+    assert fewer.num_steps == 2
+    assert fewer.schedule() == Sampler().schedule(2)
+    assert WorkPolicy.parse("steps=4").sampler(Sampler()).schedule() == Sampler().schedule()
+    with pytest.raises(ValueError, match="steps=5: 5 steps; this model takes 4.*use 1 to 4"):
+        WorkPolicy.parse("steps=5").sampler(Sampler())
+
+
 def test_only_merging_leaves_the_picture_as_it_is() -> None:
     assert not WorkPolicy.parse("merge-clean-pass").changes_picture
-    for text in ("window=9", "sink=0", "keep-pages=2", "linear=fp8,merge-clean-pass"):
+    for text in ("steps=2", "window=9", "sink=0", "keep-pages=2", "linear=fp8,merge-clean-pass"):
         assert WorkPolicy.parse(text).changes_picture
 
 
 @pytest.mark.parametrize(
     ("text", "seen", "do"),
     [
-        ("window=nine", "'window=nine'", "allowed are window=N"),
-        ("faster", "'faster'", "allowed are window=N"),
+        ("window=nine", "'window=nine'", "allowed are steps=N, window=N"),
+        ("faster", "'faster'", "allowed are steps=N, window=N"),
+        ("steps=0", "steps=0", "at least 1"),
         ("merge-clean-pass=1", "'merge-clean-pass=1'", "allowed are"),
         ("window=9,window=6", "window twice", "name it once"),
         ("linear=int4", "linear=int4", "plain, fp8"),

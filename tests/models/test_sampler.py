@@ -68,6 +68,20 @@ def test_the_first_chunk_may_have_steps_of_its_own():
     assert len(sampler.schedule(2, chunk_index=0)) == 2
 
 
+def test_the_usual_number_of_steps_is_taken_when_none_is_asked_for():
+    sampler = Sampler(first_chunk_steps=(1000.0, 800.0, 600.0, 400.0), usual_steps=2)
+    assert (sampler.num_steps, Sampler().num_steps) == (2, 4)
+    assert sampler.schedule(chunk_index=1) == Sampler().schedule(2)
+    assert len(sampler.schedule(chunk_index=0)) == 2
+    assert sampler.schedule(4, chunk_index=1) == Sampler().schedule()
+
+
+@pytest.mark.parametrize("usual", [0, 5])
+def test_a_usual_number_that_the_model_was_not_made_for_is_refused(usual):
+    with pytest.raises(ValueError, match=f"{usual} steps as the usual number; .* use 1 to 4"):
+        Sampler(usual_steps=usual)
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.0])
 @pytest.mark.parametrize("wanted", [1, 2, 7, 50])
 def test_noise_levels_descend_from_pure_noise(shift, wanted):
