@@ -279,7 +279,7 @@ def _fill_codec(
         return
     weights = plain_names(read_weights(source.path, source.keys))
     assign(module, module.adapt(weights), device=device, dtype=dtype)
-    module.channels_last()
+    module.lay_out()
 
 
 def _fill(

@@ -74,7 +74,7 @@ def random_model(
         transformer = CausalWan(entry.transformer, kernels).to(dtype)
         decoder = build_codec(chosen.config).to(dtype)
         if isinstance(decoder, Taehv):
-            decoder.channels_last()
+            decoder.lay_out()
         text: TextEncoder
         if entry.text.dim > _LARGEST_NETWORK_DIM:
             text = DrawnText(entry.text, device=place, dtype=dtype)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.checkpoint import Weights
+from models.taehv_layers import GrowConv, MemoryBlock, Squash, TimeGrow, TimePool, folded
 
 Memory = tuple[Tensor, ...]
 """What a stream remembers: one ``[B, C, h, w]`` frame per memory block."""
@@ -63,81 +63,6 @@ class TaehvConfig:
         return 3 * height * width * self.encoder_width * (16 + 4 + 1)
 
 
-class MemoryBlock(nn.Module):
-    """Residual block that also sees its own input of the previous time step.
-
-    Frames are time-major: row ``t * B + b`` is frame ``t`` of stream ``b``, so the
-    previous step is a shift by ``B`` rows and the channels_last layout survives.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(2 * channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-
-    def forward(self, x: Tensor, previous: Tensor) -> Tensor:
-        """Transform ``x`` ``[T*B, C, h, w]`` given ``previous`` ``[B, C, h, w]``."""
-        past = torch.cat([previous, x[: x.shape[0] - previous.shape[0]]])
-        return functional.relu(self.conv(torch.cat([x, past], dim=1)) + x)
-
-
-class TimeGrow(nn.Module):
-    """Turn every frame into ``stride`` frames with a 1x1 convolution, ``scale`` times as large."""
-
-    def __init__(self, channels: int, stride: int, scale: int = 1) -> None:
-        super().__init__()
-        self.stride = stride
-        self.scale = scale
-        self.conv = nn.Conv2d(channels, channels * stride * scale**2, 1, bias=False)
-
-    def forward(self, x: Tensor, batch: int) -> Tensor:
-        """Map ``[T*B, C, h, w]`` to ``[T*stride*B, C, h*scale, w*scale]``; group s is frame s."""
-        y: Tensor = self.conv(x)
-        if self.stride > 1:
-            rows, channels, h, w = y.shape
-            channels //= self.stride
-            y = y.reshape(rows // batch, batch, self.stride, channels, h, w).transpose(1, 2)
-            y = y.reshape(rows * self.stride, channels, h, w)
-        if self.scale > 1:
-            y = functional.pixel_shuffle(y, self.scale)
-        return y if y.shape == x.shape else _like_layout(y, x)
-
-
-class TimePool(nn.Module):
-    """Merge every ``stride`` frames into one with a 1x1 convolution."""
-
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.conv = nn.Conv2d(channels * stride, channels, 1, bias=False)
-
-    def forward(self, x: Tensor, batch: int) -> Tensor:
-        """Map ``[T*B, C, h, w]`` to ``[T/stride*B, C, h, w]``."""
-        if self.stride > 1:
-            rows, channels, h, w = x.shape
-            y = x.reshape(rows // self.stride // batch, self.stride, batch, channels, h, w)
-            y = y.transpose(1, 2).reshape(rows // self.stride, self.stride * channels, h, w)
-            x = _like_layout(y, x)
-        return self.conv(x)
-
-
-class Squash(nn.Module):
-    """Soft clamp of latents to [-bound, bound]."""
-
-    def __init__(self, bound: float) -> None:
-        super().__init__()
-        self._bound = bound
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``bound * tanh(x / bound)``."""
-        return self._bound * torch.tanh(x / self._bound)
-
-
 class Taehv(nn.Module):
     """Encoder and decoder with the published key names.
 
@@ -148,7 +73,7 @@ class Taehv(nn.Module):
         super().__init__()
         self.config = config
         e, (a, b, c, d) = config.encoder_width, config.decoder_widths
-        encoder: list[nn.Module] = [nn.Conv2d(3, e, 3, padding=1), nn.ReLU()]
+        encoder: list[nn.Module] = [nn.Conv2d(3, e, 3, padding=1), nn.ReLU(inplace=True)]
         for stride in (2, 2, 1):
             encoder += [
                 TimePool(e, stride),
@@ -161,7 +86,7 @@ class Taehv(nn.Module):
         decoder: list[nn.Module] = [
             Squash(config.bound),
             nn.Conv2d(config.latent_channels, a, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         ]
         for width, after, stride in ((a, b, 1), (b, c, 2), (c, d, 2)):
             decoder += [
@@ -170,11 +95,17 @@ class Taehv(nn.Module):
                 TimeGrow(width, stride, 2 if config.subpixel else 1),
                 nn.Conv2d(width, after, 3, padding=1, bias=False),
             ]
-        decoder += [nn.ReLU(), nn.Conv2d(d, 3, 3, padding=1)]
+        decoder += [nn.ReLU(inplace=True), nn.Conv2d(d, 3, 3, padding=1)]
         self.decoder = nn.Sequential(*decoder)
 
-    def channels_last(self) -> None:
-        """Lay the weights out channels last, which is the fast layout for serving."""
+    def lay_out(self) -> None:
+        """Bring the weights into the layout that serves fastest; they are not to be saved after it.
+
+        They lie channels last. On a CPU, where it was measured, what enlarges the picture is folded
+        into the convolution behind it (``taehv_layers.folded``).
+        """
+        if next(self.decoder.parameters()).device.type == "cpu":
+            self.decoder = folded(self.decoder)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def adapt(self, weights: Weights) -> Weights:
@@ -278,7 +209,7 @@ def _run(layers: nn.Sequential, x: Tensor, state: Memory | None) -> tuple[Tensor
             x = layer(x, previous)
         elif isinstance(layer, nn.Upsample):
             pending_upsample = layer
-        elif isinstance(layer, TimeGrow | TimePool):
+        elif isinstance(layer, TimeGrow | TimePool | GrowConv):
             # A 1x1 convolution commutes with nearest upsampling and costs 4x less before it.
             x = layer(x, batch)
             if pending_upsample is not None:
@@ -287,10 +218,3 @@ def _run(layers: nn.Sequential, x: Tensor, state: Memory | None) -> tuple[Tensor
             x = layer(x)
     frames = x.shape[0] // batch
     return x.unflatten(0, (frames, batch)).transpose(0, 1), tuple(memory)
-
-
-def _like_layout(x: Tensor, reference: Tensor) -> Tensor:
-    """Copy ``x`` to channels_last when ``reference`` is, so that convolutions stay fast."""
-    if reference.is_contiguous(memory_format=torch.channels_last):
-        return x.contiguous(memory_format=torch.channels_last)
-    return x

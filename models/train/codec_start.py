@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.taehv import MemoryBlock, Taehv, TaehvConfig, TimeGrow, TimePool
+from models.taehv import Taehv, TaehvConfig
+from models.taehv_layers import MemoryBlock, TimeGrow, TimePool
 
 KEPT = 16
 """Components a stage keeps; as many as there are latent channels."""

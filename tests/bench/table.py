@@ -151,25 +151,34 @@ def _kind(report: Any) -> str:
     return ""
 
 
-SECTIONS: dict[str, tuple[Row, Callable[[Report], list[Row]], str]] = {
-    "cpu": (SPEED, speed_rows, "No engine on a CPU is in the files yet."),
-    "gpu": (SPEED, speed_rows, "No GPU has been measured yet."),
-    "loop": (LOOPS, loop_rows, "No comparison with the plain loop is in the files yet."),
-    "vectors": (VECTORS, vector_rows, "No policy is in the files yet."),
-    "adherence": (ADHERENCE, adherence_rows, "No policy has been judged yet."),
+SECTIONS: dict[str, tuple[Row, Callable[[Report], list[Row]], int, str]] = {
+    "cpu": (SPEED, speed_rows, 6, "No engine on a CPU is in the files yet."),
+    "gpu": (SPEED, speed_rows, 6, "No GPU has been measured yet."),
+    "loop": (LOOPS, loop_rows, 6, "No comparison with the plain loop is in the files yet."),
+    "vectors": (VECTORS, vector_rows, 2, "No policy is in the files yet."),
+    "adherence": (ADHERENCE, adherence_rows, 1, "No policy has been judged yet."),
 }
-"""By name: the table's head, what makes its rows of a file, and what is said without a file."""
+"""By name: the table's head, what makes its rows of a file, the columns that say what was measured, and
+what is said without a file."""
+DATE = re.compile(r" \(\d{4}-\d\d-\d\d\)")
 
 
 def section(name: str, folder: Path) -> str:
-    """Return one section's Markdown: a table of all its files, or a sentence."""
-    head, rows_of, nothing = SECTIONS[name]
+    """Return one section's Markdown, a table of all its files or a sentence.
+
+    What a later file, by name, measured again replaces what an earlier one said of it.
+    """
+    head, rows_of, columns, nothing = SECTIONS[name]
     reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    rows = [row for report in reports if _kind(report) == name for row in rows_of(report)]
+    rows: dict[Row, Row] = {}
+    for report in reports:
+        if _kind(report) == name:
+            for row in rows_of(report):
+                rows[tuple(DATE.sub("", cell) for cell in row[:columns])] = row
     if not rows:
         return nothing
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows.values()])
 
 
 MARKS = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(\n<!-- end of table -->)", re.DOTALL)

@@ -85,6 +85,17 @@ def test_items_of_the_device_suite_that_failed_are_left_out(tmp_path: Path) -> N
     assert "12, 3 sink, growing" in lines[2]
 
 
+def test_what_is_measured_again_replaces_the_older_row(tmp_path: Path) -> None:
+    other = {**ROW, "batch": 4}
+    again = {**BENCH, "date": "2026-11-21", "rows": [{**ROW, "frames_per_s": 50.0}]}
+    (tmp_path / "d-1.json").write_text(json.dumps({**BENCH, "rows": [ROW, other]}))
+    (tmp_path / "d-2.json").write_text(json.dumps(again))
+    first, second = section("gpu", tmp_path).splitlines()[2:]
+    assert "(2026-11-21)" in first
+    assert "| 50.0 |" in first
+    assert "| TAEHV | 4 |" in second
+
+
 def test_a_document_s_sections_are_replaced_and_the_rest_stays(results: Path) -> None:
     before = "a\n<!-- table: loop -->\n\nold\n\n<!-- end of table -->\nb\n"
     after = rewritten(before, results)

@@ -182,6 +182,15 @@ def test_pinned_steps_are_never_changed():
     assert governor.steps == 4
 
 
+@pytest.mark.parametrize(
+    ("full", "pinned", "expected"), [(4, False, 3), (2, False, 2), (4, True, 4)]
+)
+def test_steps_of_another_worker_are_taken_over_within_bounds(full, pinned, expected):
+    governor = StepGovernor(full, pinned)
+    governor.restore(3)
+    assert governor.steps == expected
+
+
 def test_a_chunk_that_is_being_made_takes_credit_and_gives_the_viewer_nothing_yet():
     playout = Playout("realtime", 16.0, 12, 0.2)
     playout.made(9, 0.0, 0.2)

@@ -53,7 +53,7 @@ def test_steps_are_some_of_those_the_model_was_made_for() -> None:
     assert fewer.num_steps == 2
     assert fewer.schedule() == Sampler().schedule(2)
     assert WorkPolicy.parse("steps=4").sampler(Sampler()).schedule() == Sampler().schedule()
-    with pytest.raises(ValueError, match="steps=5: 5 steps; this model takes 4.*use 1 to 4"):
+    with pytest.raises(ValueError, match=r"steps=5: 5 steps; this model takes 4.*use 1 to 4"):
         WorkPolicy.parse("steps=5").sampler(Sampler())
 
 

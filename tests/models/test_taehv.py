@@ -1,5 +1,7 @@
 """TAEHV: reference numbers, exact streaming both ways, gradients, published size."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from models.checkpoint import Weights
 from models.taehv import Taehv, TaehvConfig
+from models.taehv_layers import GrowConv
 from tests.parity import taehv as parity
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -44,6 +47,29 @@ def test_any_split_decodes_to_the_same_pixels(codec, split, layout):
         parts.append(part)
     assert parts[0].shape[1] == 4 * split[0] - 3
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("subpixel", [False, True])
+def test_a_decoder_laid_out_for_a_cpu_shows_the_same_pixels(subpixel):
+    torch.manual_seed(0)
+    plain = Taehv(replace(SMALL, subpixel=subpixel))
+    laid_out = copy.deepcopy(plain)
+    laid_out.lay_out()
+    assert sum(isinstance(layer, GrowConv) for layer in laid_out.decoder) == 3
+    latents = torch.randn(2, 5, 5, 4, 3, generator=torch.Generator().manual_seed(1))
+    whole, _ = plain.decode(latents)
+    first, state = laid_out.decode(latents[:, :2])
+    rest, _ = laid_out.decode(latents[:, 2:], state)
+    torch.testing.assert_close(torch.cat((first, rest), 1), whole, atol=1e-5, rtol=0)
+
+
+def test_a_decoder_on_another_device_keeps_its_layers():
+    with torch.device("meta"):
+        codec = Taehv(SMALL)
+    names = set(codec.state_dict())
+    codec.lay_out()
+    assert set(codec.state_dict()) == names
 
 
 @torch.inference_mode()
