@@ -36,7 +36,7 @@ def assemble(
         model: as loaded; with ``followers`` already as they run it.
         config: see ``Engine``.
         clock: see ``Engine``.
-        policy: what is saved; over several devices its window alone.
+        policy: what is saved; over several devices its steps, window and sink alone.
         kernels: of the network and the caches of a single device.
         costs: see ``Engine``.
         max_steps: see ``generator_factory``.

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shrink", action="store_true", help="small widths of the same architecture")
     add("--size", help="WIDTHxHEIGHT; the model's first size when absent")
     add("--growing", action="store_true", help="clips from an empty window instead of a full one")
-    add("--steps", type=int, help="denoising steps; the model's own number when absent")
+    add("--steps", type=int, help="denoising steps; the model's or the policy's number when absent")
     add("--batch", default="1,2,4", help="streams in one forward pass, separated by commas")
     add("--chunks", type=int, default=30, help="timed with a full window, for every row")
     add("--decoder", default="none,taehv,wan-vae", help="none, and names of codecs")
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     clock = time.perf_counter
     policy = work_policy.from_flags(options)
+    policy.check_steps(options.steps)
     device = torch.device(options.device)
     dtype = DTYPES.get(options.dtype) or choose_dtype(device, clock)
     entry = find(options.model)

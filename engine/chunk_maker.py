@@ -79,9 +79,7 @@ class ChunkMaker:
         return latents
 
     def _schedule(self, plan: ChunkPlan) -> Schedule:
-        sampler = self._model.entry.sampler
-        own = plan.steps == sampler.num_steps
-        return sampler.schedule(None if own else plan.steps, plan.index)
+        return self._model.entry.sampler.schedule(plan.steps, plan.index)
 
     def _to_device(self, drawn: Tensor) -> Tensor:
         """Bring noise to the device without waiting for what the device does now."""

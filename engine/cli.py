@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--switch", action="append", default=[], metavar='SECONDS="PROMPT"', help="a later prompt")
     add("--seconds", type=float, default=5.0, help="length of a clip")
     add("--seed", type=int, default=0)
-    add("--steps", type=int, help="denoising steps; the model's own number when absent")
+    add("--steps", type=int, help="denoising steps; the model's or the policy's number when absent")
     add("--size", help="WIDTHxHEIGHT; the model's first size when absent")
     add("--image", type=Path, help="picture that the clip starts from")
     add(
@@ -145,6 +145,7 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
 
 def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> dict[str, Any]:
     policy = work_policy.from_flags(options)
+    policy.check_steps(options.steps)
     device, devices = torch.device(options.device), options.tensor_devices
     if devices < 1:
         raise ValueError(f"--tensor-devices {devices}; it must be at least 1")

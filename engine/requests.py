@@ -28,7 +28,7 @@ class ClipRequest:
         prompt: What it shows at first.
         seconds: Its length; rounded to whole frames.
         seed: Of the noise.
-        steps: Denoising steps; None is the model's number.
+        steps: Denoising steps; None is the model's or the policy's number.
         switches: Later prompts, each with its time in seconds.
         size: (width, height); None is the model's first size.
         image: Start image; scaled to cover the size and cut to it.

@@ -147,7 +147,8 @@ class Session:
     def restore(self, state: dict[str, Any], expected_s: float) -> None:
         """Go on where the session that gave ``state`` was; its viewer has had all frames."""
         self.chunk_index = int(state["chunk_index"])
-        self.governor.restore(int(state["steps"]))
+        if self.pacing == "realtime":  # of no other are steps ever changed
+            self.governor.restore(int(state["steps"]))
         self.prompts = PromptTimeline.restored(state["prompts"])
         self.playout = Playout(
             self.pacing,

@@ -114,6 +114,17 @@ class WorkPolicy:
                 "save nothing else; leave the rest out or use one device"
             )
 
+    def check_steps(self, asked: int | None) -> None:
+        """See that a command line does not say steps twice, as a number and in its policy.
+
+        Raises:
+            ValueError: It does.
+        """
+        if asked is not None and self.steps is not None:
+            raise ValueError(
+                f"policy {self} and {asked} steps asked for; steps are said once; leave one out"
+            )
+
     def sampler(self, own: Sampler) -> Sampler:
         """Return a model's sampler under this policy.
 

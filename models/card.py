@@ -39,7 +39,7 @@ def card_of(entry: ModelEntry, codec: Codec | None = None) -> dict[str, Any]:
         "transformer": asdict(entry.transformer),
         "text": asdict(entry.text),
         "codec": {"name": chosen.name, **asdict(chosen.config)},
-        "sampler": asdict(entry.sampler),
+        "sampler": _said(asdict(entry.sampler)),
         "cache": asdict(entry.cache),
         "sizes": [list(size) for size in entry.sizes],
         "fps": entry.fps,
@@ -88,6 +88,11 @@ def _entry(card: Mapping[str, Any]) -> ModelEntry:
     if "example_prompts" in card:
         changes["example_prompts"] = tuple(map(str, card["example_prompts"]))
     return replace(entry, **changes)
+
+
+def _said(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave ``usual_steps`` out where it says nothing: readers from before it was there refuse it."""
+    return {k: v for k, v in fields.items() if k != "usual_steps" or v is not None}
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

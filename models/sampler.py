@@ -101,7 +101,8 @@ class Sampler:
         """Choose the passes of a chunk.
 
         Args:
-            num_steps: passes wanted; None is the usual number.
+            num_steps: passes wanted; None is the usual number. As many as ``steps`` has are the
+                model's own schedule, whose first chunk may have another number.
             chunk_index: 0 for the first chunk of a stream.
 
         Raises:
@@ -110,10 +111,9 @@ class Sampler:
         steps = self.steps
         if chunk_index == 0 and self.first_chunk_steps is not None:
             steps = self.first_chunk_steps
-        if num_steps is None:
-            num_steps = self.usual_steps
-        if num_steps is not None and num_steps != len(steps):
-            steps = self._respaced(steps, num_steps)
+        wanted = self.num_steps if num_steps is None else num_steps
+        if wanted not in (len(self.steps), len(steps)):
+            steps = self._respaced(steps, wanted)
         table = _sigma_table(self.shift)
         timesteps = table * np.float32(1000)
         if self.warp:

@@ -91,7 +91,7 @@ class GrowConv(nn.Module):
                 pixel = made[:, :, down % 2, right % 2]
                 part = torch.einsum("oc,tci->toi", taps[:, :, tap // 3, tap % 3], pixel)
                 weight[..., down // 2 + 1 - row, right // 2 + 1 - column] += part
-            weights.append(nn.Parameter(weight.flatten(0, 1).to(dtype)))
+            weights.append(nn.Parameter(weight.flatten(0, 1).to(dtype), requires_grad=False))
         self.weights = nn.ParameterList(weights)
 
     def forward(self, x: Tensor, batch: int) -> Tensor:
@@ -116,17 +116,22 @@ def folded(layers: nn.Sequential) -> nn.Sequential:
     """Put ``GrowConv`` in the place of what doubles the picture and the 3x3 convolution behind it."""
     out: list[nn.Module] = []
     for layer in layers:
-        grow = out[-1] if out else None
-        repeated = len(out) > 1 and isinstance(out[-2], nn.Upsample)
-        if (
-            isinstance(grow, TimeGrow)
-            and isinstance(layer, nn.Conv2d)
-            and (repeated or grow.scale == 2)
-        ):
-            out[-2:] = [nn.Identity(), GrowConv(grow, layer)]
-            layer = nn.Identity()
-        out.append(layer)
+        grow = _doubling(out)
+        if grow is not None and isinstance(layer, nn.Conv2d):
+            # As many layers as before, so that those behind keep their numbers.
+            out[-2:] = [nn.Identity(), GrowConv(grow, layer), nn.Identity()]
+        else:
+            out.append(layer)
     return nn.Sequential(*out)
+
+
+def _doubling(layers: list[nn.Module]) -> TimeGrow | None:
+    """Return what doubles the picture at the end of ``layers``; None where nothing does."""
+    if len(layers) < 2 or not isinstance(layers[-1], TimeGrow):
+        return None
+    before, grow = layers[-2], layers[-1]
+    shuffles = isinstance(before, nn.Identity) and grow.scale == 2
+    return grow if shuffles or isinstance(before, nn.Upsample) else None
 
 
 class TimePool(nn.Module):

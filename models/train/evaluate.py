@@ -108,6 +108,11 @@ def evaluate(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     if unknown := set(parts) - set(PARTS):
         raise ValueError(f"--parts has {sorted(unknown)}; allowed are {', '.join(PARTS)}")
     steps = _steps(options.steps)
+    if any(word.strip().startswith("steps=") for word in options.policy.split(",")):
+        raise ValueError(
+            f"--policy {options.policy}; the evaluator judges the numbers of --steps; name steps there "
+            "and leave them out of the policy"
+        )
     prompts = load_prompts(options.prompts)
     if options.seeds is not None:
         prompts = with_seeds(prompts, *parse_seeds(options.seeds))

@@ -24,7 +24,7 @@ class Source:
 
     Attributes:
         model: Name or folder, as ``python -m engine generate --model`` takes it.
-        steps: Denoising steps of a chunk; None is the model's own number.
+        steps: Denoising steps of a chunk; None is the model's or the policy's number.
         device: Device of the engine.
         dtype: Its number format, or ``auto``.
         batch: Clips made at the same time.

@@ -50,6 +50,7 @@ class Row:
 ROWS = (
     Row("exact, float32"),
     Row("clean pass merged into the next chunk's first", "merge-clean-pass"),
+    Row("2 steps of 4", "steps=2"),
     Row("bfloat16", dtype=torch.bfloat16),
     Row("FP8 linears, float32 elsewhere", "linear=fp8"),
     Row("FP8 linears, bfloat16 elsewhere", "linear=fp8", torch.bfloat16),
@@ -90,7 +91,7 @@ def latents(folder: Path, name: str, row: Row) -> tuple[torch.Tensor, torch.Tens
     stream = generator.open(tuple(case["latent_hw"]))
     assert stream is not None
     prompt = network.prompt_kv(vectors["prompt_embeds"].to(row.dtype))
-    schedule = Sampler(case["timestep_shift"]).schedule()
+    schedule = policy.sampler(Sampler(case["timestep_shift"])).schedule()
     made = []
     for chunk in range(case["num_frames"] // frames):
         draw = recorded_noise(vectors, chunk, chunk * frames, frames)

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 
 from engine.bench import device_name
+from engine.work_policy import WorkPolicy
 from models.train.classifier import CLASSIFIER_FILE, load_classifier
 from models.train.evaluate_clips import Clip, Source, generate
 from models.train.evaluate_parts import Bench
@@ -33,6 +34,8 @@ from models.train.run_folder import Clock, TrainingError
 POLICIES = (
     "exact",
     "merge-clean-pass",
+    "steps=2",
+    "steps=1",
     "window=9",
     "window=9,merge-clean-pass",
     "window=6",
@@ -136,6 +139,8 @@ def main(words: Sequence[str], clock: Clock = time.monotonic, make: MakeClips = 
     try:
         bench = Bench(load_classifier(options.classifier, device), device, options.out.parent, _bar)
         policies = options.policies.split(";")
+        for policy in policies:
+            WorkPolicy.parse(policy).check_steps(options.steps)
         for row in measure(prompts, source, policies, lambda c: judge(bench, c), clock, make):
             report["policies"].append(row)
             unfinished = options.out.with_suffix(".tmp")

@@ -11,7 +11,7 @@ The report also says which share of the engine's tick is spent inside network an
 which share of the machine's measured rate of matrix products its passes reach.
 
 With a policy of less work (``--window 9 --merge-clean-pass``) the engine follows it and the plain
-loop stays what it is, with the model's own window; then the frames may differ.
+loop stays what it is, with the model's own window and steps; then the frames may differ.
 """
 
 import argparse
@@ -125,8 +125,7 @@ class PlainStream:
         model, policy = self.model, self.policy
         frames = policy.chunk_size(self.chunk)
         shape = (frames, model.entry.transformer.out_channels, *self.latent_hw)
-        own = self.steps == model.entry.sampler.num_steps
-        schedule = model.entry.sampler.schedule(None if own else self.steps, self.chunk)
+        schedule = model.entry.sampler.schedule(self.steps, self.chunk)
         self.kv.begin(frames)
 
         def velocity(latents: Tensor, timestep: float, prompt: PromptKV) -> Tensor:
@@ -303,6 +302,7 @@ def main(words: Sequence[str]) -> int:
             cache = replace(model.entry.cache, window_frames=options.both_windows)
             model = replace(model, entry=replace(model.entry, cache=cache))
         less.cache(model.entry.cache)
+        less.sampler(model.entry.sampler)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

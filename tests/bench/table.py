@@ -151,12 +151,12 @@ def _kind(report: Any) -> str:
     return ""
 
 
-SECTIONS: dict[str, tuple[Row, Callable[[Report], list[Row]], int, str]] = {
-    "cpu": (SPEED, speed_rows, 6, "No engine on a CPU is in the files yet."),
-    "gpu": (SPEED, speed_rows, 6, "No GPU has been measured yet."),
-    "loop": (LOOPS, loop_rows, 6, "No comparison with the plain loop is in the files yet."),
-    "vectors": (VECTORS, vector_rows, 2, "No policy is in the files yet."),
-    "adherence": (ADHERENCE, adherence_rows, 1, "No policy has been judged yet."),
+SECTIONS: dict[str, tuple[Row, Callable[[Report], list[Row]], Sequence[int], str]] = {
+    "cpu": (SPEED, speed_rows, range(6), "No engine on a CPU is in the files yet."),
+    "gpu": (SPEED, speed_rows, range(6), "No GPU has been measured yet."),
+    "loop": (LOOPS, loop_rows, range(6), "No comparison with the plain loop is in the files yet."),
+    "vectors": (VECTORS, vector_rows, (0, 1), "No policy is in the files yet."),
+    "adherence": (ADHERENCE, adherence_rows, (0, 4), "No policy has been judged yet."),
 }
 """By name: the table's head, what makes its rows of a file, the columns that say what was measured, and
 what is said without a file."""
@@ -174,7 +174,7 @@ def section(name: str, folder: Path) -> str:
     for report in reports:
         if _kind(report) == name:
             for row in rows_of(report):
-                rows[tuple(DATE.sub("", cell) for cell in row[:columns])] = row
+                rows[tuple(DATE.sub("", row[column]) for column in columns)] = row
     if not rows:
         return nothing
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]

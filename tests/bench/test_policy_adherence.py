@@ -85,6 +85,14 @@ def test_a_run_that_fails_keeps_what_it_measured(
     assert "error: the engine refused" in capsys.readouterr().err
 
 
+def test_steps_said_twice_are_one_sentence(
+    tmp_path: Path, classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--steps", "4", "--policies", "exact;steps=2"]
+    assert run(tmp_path / "out.json", classifier, made, *words) == 2
+    assert "steps are said once; leave one out" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_whole_way_through_the_engine(tmp_path: Path, classifier: Path) -> None:
     from models.train.evaluate_clips import generate

@@ -57,7 +57,13 @@ def test_a_policy_is_the_engine_s_alone(policy: str) -> None:
     assert not any(isinstance(module, Fp8Linear) for module in model.transformer.modules())
 
 
-def test_a_policy_that_cannot_be_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--random-weights", "--dtype", "float32", "--window", "4"]
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [("window=4", "it must hold both, so at least 6"), ("steps=5", "5 steps; this model takes 4")],
+)
+def test_a_policy_that_cannot_be_is_one_sentence(
+    policy: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--random-weights", "--dtype", "float32", "--policy", policy]
     assert main(words) == 2
-    assert "it must hold both, so at least 6" in capsys.readouterr().err
+    assert said in capsys.readouterr().err

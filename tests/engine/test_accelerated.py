@@ -236,3 +236,20 @@ def test_streams_that_ask_for_no_number_take_the_policy_s_steps():
         assert torch.equal(one.frames.int(), other.frames.int())
     assert [chunk.steps for chunk in made("steps=1", 3)] == [3, 3, 3]
     assert [chunk.steps for chunk in made("exact", None)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("pacing", ["realtime", "asap"])
+def test_a_stream_taken_over_takes_the_steps_of_its_new_worker(pacing):
+    spec = replace(SPEC, num_steps=None, pacing=pacing)
+    first, second = (
+        engine_under("steps=1", sampler=Sampler()),
+        engine_under("exact", sampler=Sampler()),
+    )
+    assert isinstance(first.admit(spec, 0.0), Admitted)
+    step(first)
+    data = first.snapshot("s").to_bytes()
+    moved = replace(spec, session_id="t")
+    assert isinstance(second.admit(moved, 0.0, Snapshot.from_bytes(data)), Admitted)
+    (held,) = second._held.values()
+    # One that plays in real time raises them by and by, as after an overload.
+    assert held.session.governor.steps == (2 if pacing == "realtime" else 4)

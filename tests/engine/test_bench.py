@@ -69,6 +69,19 @@ def test_a_growing_window_is_named_as_such(capsys: pytest.CaptureFixture[str]) -
     assert row["window_frames"] == 6
 
 
+def test_a_policy_gives_the_steps_unless_they_are_said_twice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "--shrink --size 48x32 --window 6 --chunks 2 --batch 1 --dtype float32 --decoder none"
+    assert main([*words.split(), "--policy", "steps=1", "--json"]) == 2  # a window as a flag
+    words = words.replace("--window 6 ", "")
+    assert main([*words.split(), "--policy", "steps=1,window=6", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["rows"][0]
+    assert (row["steps"], row["passes"]) == (1, 2)
+    assert main([*words.split(), "--policy", "steps=1", "--steps", "2"]) == 2
+    assert "steps are said once; leave one out" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU could run them")
 def test_kernels_that_cannot_run_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--shrink", "--kernels", "triton", "--dtype", "float32"]) == 2

@@ -85,6 +85,8 @@ def test_a_policy_of_less_work_reaches_the_engine_and_is_said(tiny, tmp_path, ca
     [
         (["--window", 4], "it must hold both, so at least 6"),
         (["--policy", "window=9", "--merge-clean-pass"], "a policy is said once"),
+        (["--policy", "steps=2", "--steps", 2], "steps are said once; leave one out"),
+        (["--policy", "steps=9"], "9 steps; this model takes 4"),
     ],
 )
 def test_a_policy_that_cannot_be_is_one_sentence(tiny, tmp_path, capsys, words, error):

@@ -99,6 +99,21 @@ def test_a_model_that_does_not_go_with_it_is_one_sentence(
         WorkPolicy.parse(text).cache(own)
 
 
+def test_steps_said_twice_are_refused() -> None:
+    policy = WorkPolicy.parse("steps=2")
+    policy.check_steps(None)
+    WorkPolicy().check_steps(4)
+    with pytest.raises(ValueError, match=r"policy steps=2 and 4 steps .* said once; leave one out"):
+        policy.check_steps(4)
+
+
+def test_devices_that_share_a_stream_keep_steps_window_and_sink() -> None:
+    WorkPolicy.parse("steps=2,window=9,sink=1").check_devices(2)
+    WorkPolicy.parse("keep-pages=2").check_devices(1)
+    with pytest.raises(ValueError, match=r"keep-pages=2 with 2 tensor devices; .* use one device"):
+        WorkPolicy.parse("keep-pages=2").check_devices(2)
+
+
 def test_a_policy_said_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="a policy is said once"):
         from_flags(flags("--policy", "window=9", "--merge-clean-pass"))

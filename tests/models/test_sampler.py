@@ -1,6 +1,7 @@
 """Schedules equal to the reference's, and the two conversions between latents and noise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,14 @@ def test_the_usual_number_of_steps_is_taken_when_none_is_asked_for():
     assert sampler.schedule(chunk_index=1) == Sampler().schedule(2)
     assert len(sampler.schedule(chunk_index=0)) == 2
     assert sampler.schedule(4, chunk_index=1) == Sampler().schedule()
+
+
+def test_the_model_s_own_number_keeps_its_first_chunk_whatever_is_usual():
+    two = Sampler(steps=(1000.0, 500.0), first_chunk_steps=(1000.0, 750.0, 500.0, 250.0))
+    for sampler in (two, replace(two, usual_steps=2), replace(two, usual_steps=1)):
+        assert len(sampler.schedule(2, chunk_index=0)) == 4
+    assert len(replace(two, usual_steps=2).schedule(chunk_index=0)) == 4
+    assert len(replace(two, usual_steps=1).schedule(chunk_index=0)) == 1
 
 
 @pytest.mark.parametrize("usual", [0, 5])

@@ -54,8 +54,9 @@ def test_any_split_decodes_to_the_same_pixels(codec, split, layout):
 def test_a_decoder_laid_out_for_a_cpu_shows_the_same_pixels(subpixel):
     torch.manual_seed(0)
     plain = Taehv(replace(SMALL, subpixel=subpixel))
-    laid_out = copy.deepcopy(plain)
+    laid_out = copy.deepcopy(plain).requires_grad_(False)
     laid_out.lay_out()
+    assert not any(parameter.requires_grad for parameter in laid_out.parameters())
     assert sum(isinstance(layer, GrowConv) for layer in laid_out.decoder) == 3
     latents = torch.randn(2, 5, 5, 4, 3, generator=torch.Generator().manual_seed(1))
     whole, _ = plain.decode(latents)

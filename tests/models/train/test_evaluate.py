@@ -53,6 +53,7 @@ def test_seeds_can_be_chosen_and_a_wrong_range_is_explained():
         (["--steps", "4,0"], "--steps '4,0'"),
         (["--prompts", "nowhere.jsonl"], "no prompt file at nowhere.jsonl"),
         (["--seeds", "9:3"], "--seeds '9:3'"),
+        (["--policy", "window=9,steps=2"], "the evaluator judges the numbers of --steps"),
     ],
 )
 def test_a_wrong_option_ends_in_one_sentence(options, said, capsys):

@@ -33,6 +33,16 @@ def test_the_policy_reaches_the_engine(folder: Path) -> None:
     less.engine.close()
 
 
+def test_the_policy_s_steps_are_those_of_whoever_asks_for_none(folder: Path) -> None:
+    exact, less = built(folder, ""), built(folder, "steps=2")
+    assert [one.list_models()[0]["steps"] for one in (exact, less)] == [4, 2]
+    assert less.card.max_steps == exact.card.max_steps
+    assert less.fingerprint == f"{exact.fingerprint}|steps=2"
+    assert less.engine.capacity().streams_free >= exact.engine.capacity().streams_free
+    exact.close()
+    less.close()
+
+
 def test_merging_alone_lets_jobs_go_on_anywhere(folder: Path) -> None:
     merged = built(folder, "merge-clean-pass")
     assert "merge" not in merged.fingerprint
