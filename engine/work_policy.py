@@ -3,8 +3,8 @@
 The default is the exact path. Merging the clean pass (``engine/merged.py``) gives the same frames
 up to rounding; fewer steps, a shorter window, sparse pages (``kernels/sparse.py``) and FP8 linears
 (``kernels/fp8.py``) change the picture, by how much is in ``tests/bench/results``. As text a policy
-is ``steps=2,window=9,merge-clean-pass,keep-pages=3,linear=fp8``. No tensor and no model is touched here, so
-a process without torch can read one.
+is ``steps=2,window=9,merge-clean-pass,keep-pages=3,linear=fp8``. No tensor and no model is touched
+here, so a process without torch can read one.
 """
 
 from __future__ import annotations

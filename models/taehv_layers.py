@@ -1,7 +1,7 @@
 """The layers of TAEHV: convolutions over frames, of which one sees the frame before.
 
-Frames are time-major: row ``t * B + b`` is frame ``t`` of stream ``b``. Whose memory a layer is given, and
-what came before a stream's first frame, is ``models/taehv.py``'s business.
+Frames are time-major: row ``t * B + b`` is frame ``t`` of stream ``b``. Whose memory a layer is
+given, and what came before a stream's first frame, is ``models/taehv.py``'s business.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class TimeGrow(nn.Module):
         stride, scale = self.stride, self.scale
         if stride == scale == 1:
             return self.conv(x)
-        # Outputs in the order frame, row, column, channel: then what a pixel takes lies together, and
-        # one copy puts all of it where it belongs. Torch's own shuffle and two transposes took four
-        # times as long on a CPU, a third of decoding.
+        # Outputs in the order frame, row, column, channel: then what a pixel takes lies together,
+        # and one copy puts all of it where it belongs. Torch's own shuffle and two transposes took
+        # four times as long on a CPU, a third of decoding.
         weight = self.conv.weight.view(stride, channels, scale, scale, channels)
         y = functional.conv2d(x, weight.permute(0, 2, 3, 1, 4).reshape(-1, channels, 1, 1))
         y = y.permute(0, 2, 3, 1)
@@ -65,11 +65,11 @@ class TimeGrow(nn.Module):
 class GrowConv(nn.Module):
     """``TimeGrow``, a doubling of the picture and the 3x3 convolution behind it, as four 2x2 ones.
 
-    The nine pixels that a pixel of the larger picture is made from belong to four of the smaller one. Their
-    weights are multiplied beforehand, for each of the four places that a pixel can have in its pair of rows
-    and columns. Neither convolution has a bias, so that nothing lies beyond the border on both ways, and the
-    numbers differ by rounding only. For inference: this is 2.3 times less work than the 3x3 convolution, and
-    what it would read is never written.
+    The nine pixels that a pixel of the larger picture is made from belong to four of the smaller
+    one. The weights of both convolutions are multiplied beforehand, for each of the four places
+    that a pixel can have in its pair of rows and columns. Neither has a bias, so what lies beyond
+    the border is zero either way, and the numbers differ by rounding only. For inference: this is
+    2.3 times less work than the 3x3 convolution, and what that would read is never written.
 
     Args:
         grow: makes ``stride`` frames of one; shuffles pixels where its ``scale`` is 2.
@@ -113,7 +113,7 @@ PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def folded(layers: nn.Sequential) -> nn.Sequential:
-    """Put ``GrowConv`` in the place of what doubles the picture and the 3x3 convolution behind it."""
+    """Replace what doubles the picture and the 3x3 convolution behind it by ``GrowConv``."""
     out: list[nn.Module] = []
     for layer in layers:
         grow = _doubling(out)
