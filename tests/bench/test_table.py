@@ -96,6 +96,12 @@ def test_what_is_measured_again_replaces_the_older_row(tmp_path: Path) -> None:
     assert "| TAEHV | 4 |" in second
 
 
+def test_a_policy_judged_on_another_model_is_a_row_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(JUDGED))
+    (tmp_path / "b.json").write_text(json.dumps({**JUDGED, "model": "n"}))
+    assert len(section("adherence", tmp_path).splitlines()) == 2 + 4
+
+
 def test_a_document_s_sections_are_replaced_and_the_rest_stays(results: Path) -> None:
     before = "a\n<!-- table: loop -->\n\nold\n\n<!-- end of table -->\nb\n"
     after = rewritten(before, results)

@@ -300,3 +300,13 @@ def test_random_weights_come_with_the_codec_and_the_text_encoder_s_place_asked_f
     assert model.entry.codec.name == "wan-vae"
     assert isinstance(model.codec, WanVae)
     assert model.text.placement == "offload"
+
+
+@pytest.mark.parametrize("usual", [None, 2])
+def test_a_card_says_the_usual_steps_only_where_there_are_some(tmp_path, usual):
+    sampler = dataclasses.replace(LONGTAKE_TINY.sampler, usual_steps=usual)
+    entry = dataclasses.replace(LONGTAKE_TINY, sampler=sampler)
+    card = card_of(entry)
+    assert ("usual_steps" in card["sampler"]) == (usual is not None)
+    (tmp_path / CARD).write_text(json.dumps(card))
+    assert read_card(tmp_path / CARD).sampler == sampler
