@@ -105,7 +105,7 @@ class Session:
         self.prompts = PromptTimeline(spec.prompts, spec.timed_prompts)
         self.pacing: Pacing = "asap" if spec.kind == "job" else spec.pacing
         self.playout = Playout(self.pacing, spec.fps, shape.chunk_frames, expected_s)
-        self.governor = StepGovernor(steps, pinned)
+        self.governor = StepGovernor(steps, pinned or self.pacing != "realtime")
         self.chunk_index = 0
         self._being_made = 0  # chunks
         self.last_run = float("-inf")
@@ -147,8 +147,7 @@ class Session:
     def restore(self, state: dict[str, Any], expected_s: float) -> None:
         """Go on where the session that gave ``state`` was; its viewer has had all frames."""
         self.chunk_index = int(state["chunk_index"])
-        if self.pacing == "realtime":  # of no other are steps ever changed
-            self.governor.restore(int(state["steps"]))
+        self.governor.restore(int(state["steps"]))
         self.prompts = PromptTimeline.restored(state["prompts"])
         self.playout = Playout(
             self.pacing,

@@ -61,8 +61,8 @@ class StreamSpec:
         height: Pixels.
         fps: Rate at which the viewer plays; paces ``realtime`` sessions.
         num_frames: Pixel frames to deliver exactly; None is endless.
-        num_steps: Pinned denoising steps; None is the model's or the policy's number, which the engine may
-            lower while it is overloaded.
+        num_steps: Pinned denoising steps; None is the model's or the policy's number,
+            which the engine may lower while it is overloaded.
         kind: ``job`` sessions take what ``live`` ones leave.
         pacing: ``realtime`` runs at most its lead ahead of the viewer; ``asap`` at most two chunks
             ahead of the last credit. Jobs are gated like ``asap``: whoever consumes the chunks

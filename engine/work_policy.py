@@ -198,12 +198,11 @@ def from_flags(options: argparse.Namespace) -> WorkPolicy:
         ValueError: It cannot be, or it is said both as one text and by single flags.
     """
     single = WorkPolicy(
-        None,
-        options.window,
-        options.sink,
-        options.merge_clean_pass,
-        options.keep_pages,
-        options.linear,
+        window=options.window,
+        sink=options.sink,
+        merge_clean_pass=options.merge_clean_pass,
+        keep_pages=options.keep_pages,
+        linear=options.linear,
     )
     if options.policy is None:
         return single

@@ -16,8 +16,7 @@ __all__ = ["GrowConv", "MemoryBlock", "Squash", "TimeGrow", "TimePool", "folded"
 class MemoryBlock(nn.Module):
     """Residual block that also sees its own input of the previous time step.
 
-    Frames are time-major: row ``t * B + b`` is frame ``t`` of stream ``b``, so the
-    previous step is a shift by ``B`` rows and the channels_last layout survives.
+    That is a shift by ``B`` rows, so the channels_last layout survives.
     """
 
     def __init__(self, channels: int) -> None:
@@ -118,8 +117,7 @@ def folded(layers: nn.Sequential) -> nn.Sequential:
     for layer in layers:
         grow = _doubling(out)
         if grow is not None and isinstance(layer, nn.Conv2d):
-            # As many layers as before, so that those behind keep their numbers.
-            out[-2:] = [nn.Identity(), GrowConv(grow, layer), nn.Identity()]
+            out[-2:] = [GrowConv(grow, layer)]
         else:
             out.append(layer)
     return nn.Sequential(*out)

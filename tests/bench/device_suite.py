@@ -35,7 +35,7 @@ from typing import Any
 import torch
 
 from engine import bench
-from engine.accelerated import generator_factory
+from engine.accelerated import BATCH_SIZES, generator_factory
 from engine.benchmark import Case, matmul_rate, run_case
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -56,6 +56,14 @@ GRID, HW, HEADS, HEAD_DIM, WIDTH = (30, 52), 1560, 12, 128, 1536
 ROOT = Path(__file__).resolve().parents[2]
 DEVICE = torch.device("cuda")
 BF16 = torch.bfloat16
+GPU_TESTS = (
+    "tests/kernels",
+    "tests/engine/test_cuda_graph.py",
+    "tests/engine/test_flight.py",
+    "tests/engine/test_frame_copy.py",
+    "tests/models/test_text_host.py",
+)
+"""Where tests are marked ``gpu``; what else there is wants packages that a device may lack."""
 SPOILED = 3
 """Exit status of a process whose CUDA context an item has spoiled."""
 
@@ -194,10 +202,8 @@ def gpu_tests(out: Path) -> dict[str, Any]:
         words += ["-n", "6"]
     except ImportError:
         pass
-    paths = ["tests/kernels"]
-    paths += [f"tests/engine/test_{name}.py" for name in ("cuda_graph", "frame_copy", "flight")]
     process = subprocess.Popen(
-        [*words, *paths], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*words, *GPU_TESTS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         output, _ = process.communicate(timeout=75)
@@ -471,7 +477,7 @@ def viewers(
     """Viewers at 16 frames a second through the engine itself, by the clock."""
     accelerate(model.transformer, kernels)
     clock = time.monotonic
-    sizes = tuple(size for size in (1, 2, 4, 8) if size < 2 * count)
+    sizes = tuple(size for size in BATCH_SIZES if size < 2 * count)
     engine = Engine(
         model,
         # The door would close at a load of 0.9; here the deadlines are the judge.

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from engine import work_policy
-from engine.accelerated import EXACT, prepare
+from engine.accelerated import EXACT, prepare, under
 from engine.bench import device_name
 from engine.benchmark import Case, chunk_flops, matmul_rate
 from engine.config import EngineConfig
@@ -301,8 +301,7 @@ def main(words: Sequence[str]) -> int:
         if options.both_windows is not None:
             cache = replace(model.entry.cache, window_frames=options.both_windows)
             model = replace(model, entry=replace(model.entry, cache=cache))
-        less.cache(model.entry.cache)
-        less.sampler(model.entry.sampler)
+        under(model, less)  # refuses before anything is measured
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,13 +1,14 @@
 """The device suite's bookkeeping, without a device: what is kept, skipped, and gone on with."""
 
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.bench import device_suite
-from tests.bench.device_suite import Suite, results_in
+from tests.bench.device_suite import GPU_TESTS, ROOT, Suite, results_in
 
 
 def suite(out: Path, budget_s: float = 60.0) -> Suite:
@@ -48,3 +49,14 @@ def test_a_process_that_ends_in_an_item_leaves_a_word_of_it(tmp_path: Path) -> N
     path = tmp_path / "device_suite.json"
     suite(tmp_path).item("a", 0, lambda: seen.append(path.read_text()), 9)
     assert json.loads(seen[0])["a"]["result"] == {"error": "its process ended"}
+
+
+def test_every_test_that_is_marked_for_a_gpu_is_run() -> None:
+    marked = [
+        path
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"^@(pytest\.mark\.)?gpu$", path.read_text(), re.MULTILINE)
+    ]
+    assert len(marked) >= 5
+    for path in marked:
+        assert any(path.is_relative_to(ROOT / place) for place in GPU_TESTS), path

@@ -43,7 +43,9 @@ def test_both_sides_show_the_same_frames(
     assert 0 < result["share_of_tick_in_network_and_decoder"] <= 1
 
 
-@pytest.mark.parametrize("policy", ["merge-clean-pass", "steps=1,window=5", "linear=fp8"])
+@pytest.mark.parametrize(
+    "policy", ["merge-clean-pass", "window=5,merge-clean-pass", "steps=1,window=5", "linear=fp8"]
+)
 def test_a_policy_is_the_engine_s_alone(policy: str) -> None:
     less = WorkPolicy.parse(policy)
     model = small()
@@ -59,11 +61,14 @@ def test_a_policy_is_the_engine_s_alone(policy: str) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "said"),
-    [("window=4", "it must hold both, so at least 6"), ("steps=5", "5 steps; this model takes 4")],
+    [
+        (("--window", "4"), "it must hold both, so at least 6"),
+        (("--policy", "steps=5"), "5 steps; this model takes 4"),
+    ],
 )
 def test_a_policy_that_cannot_be_is_one_sentence(
-    policy: str, said: str, capsys: pytest.CaptureFixture[str]
+    policy: tuple[str, str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--random-weights", "--dtype", "float32", "--policy", policy]
+    words = ["--random-weights", "--dtype", "float32", *policy]
     assert main(words) == 2
     assert said in capsys.readouterr().err
