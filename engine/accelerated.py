@@ -12,6 +12,7 @@ from engine.generator import Generator, MakeView, guidance_of
 from engine.merged import MergingGenerator
 from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels
+from kernels.fp8_attention import fp8_attention
 from kernels.sparse import SparsePages
 from models.accelerate import accelerate
 from models.interface import LoadedModel
@@ -77,8 +78,8 @@ def generator_factory(
         max_steps: most denoising steps of a chunk in static buffers on a CUDA device; None runs
             the plain loop, which takes any number.
         capture: replay CUDA graphs; without it, or on a CPU, chunks run eagerly.
-        policy: whether the clean pass is merged and which pages are kept; its steps, window and
-            linears are the model's business, see ``prepare``.
+        policy: whether the clean pass is merged, which pages are kept and how attention counts; its
+            steps, window and linears are the model's business, see ``prepare``.
     """
 
     def build(model: LoadedModel, pool: KVPool) -> Generator:
@@ -88,8 +89,8 @@ def generator_factory(
         static = pool.k.device.type == "cuda" and guidance is None and max_steps is not None
         caches = kernels
         view: MakeView = partial(PagedKV, kernels=kernels)
-        if policy.keep_pages is not None:
-            caches = _sparse(kernels, policy.keep_pages, model, pool, captured=static and capture)
+        if policy.keep_pages is not None or policy.attention != "plain":
+            caches = _saving(kernels, policy, model, pool, captured=static and capture)
             view = partial(planned_view, kernels=caches)
         if static:
             assert max_steps is not None
@@ -128,23 +129,28 @@ def planned_view(
     return PlannedKV(pool, plan, kernels)
 
 
-def _sparse(
-    kernels: Kernels, keep: int, model: LoadedModel, pool: KVPool, *, captured: bool
+def _saving(
+    kernels: Kernels, policy: WorkPolicy, model: LoadedModel, pool: KVPool, *, captured: bool
 ) -> Kernels:
-    """Return kernels whose paged attention keeps the best pages.
+    """Return kernels whose paged attention saves what the policy says.
 
     Raises:
-        ValueError: pages are smaller than a latent frame, or a graph cannot hold the choice.
+        ValueError: pages are smaller than a latent frame, a graph cannot hold the choice of pages,
+            or the device cannot count so.
     """
-    entry = model.entry
+    entry, keep = model.entry, policy.keep_pages
     for width, height in entry.sizes:
         tokens = math.prod(entry.transformer.grid(height // 8, width // 8))
         if tokens != pool.page_tokens:
             raise ValueError(
-                f"policy keep-pages={keep} with pages of {pool.page_tokens} tokens; a latent frame "
-                f"of {width}x{height} has {tokens} and must be one page; leave keep-pages out or "
-                "serve a model of one size"
+                f"policy {policy} with pages of {pool.page_tokens} tokens; a latent frame of "
+                f"{width}x{height} has {tokens} and must be one page; leave keep-pages and "
+                "attention out or serve a model of one size"
             )
+    if policy.attention == "fp8":
+        kernels = kernels.with_attention(lambda inner: fp8_attention(inner, model.device))
+    if keep is None:
+        return kernels
     if captured and not kernels.capturable:
         raise ValueError(
             f"policy keep-pages={keep} with {kernels.name} attention; in a captured graph only "

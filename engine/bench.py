@@ -98,7 +98,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for case, name, codec in _cases(options, policy, model):
         row = run_case(model, case, kernels, clock, codec, rate)
-        row["decoder"], row["linear"] = name, policy.linear
+        row["decoder"] = name
         rows.append(row)
         print(  # noqa: T201
             f"{row['frames_per_s']:8.2f} frames/s, {row['pass_ms']:8.2f} ms a pass: "
@@ -162,8 +162,7 @@ def _cases(
                 steps,
                 batch=batch,
                 captured=mode,
-                merged=policy.merge_clean_pass,
-                keep_pages=policy.keep_pages,
+                policy=policy,
                 growing=options.growing,
                 chunks=options.chunks,
             ),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.accelerated import generator_factory
+from engine.accelerated import EXACT, generator_factory
 from engine.config import make_current
 from engine.frame_copy import FrameDecoder, PendingFrames
 from engine.stream import Stream
@@ -49,8 +49,8 @@ class Case:
             pass comes on top.
         batch: streams in one forward pass.
         captured: replay CUDA graphs.
-        merged: make the clean pass in the next chunk's first pass.
-        keep_pages: older pages that each layer attends to; None is all.
+        policy: what else is saved; steps, window and sink are said above, and linears are the
+            network's, which comes with them.
         growing: measure whole clips from the first chunk until the window is full, instead of
             chunks with a full window.
         chunks: chunks timed (of all clips together when ``growing``).
@@ -63,8 +63,7 @@ class Case:
     steps: int
     batch: int = 1
     captured: bool = True
-    merged: bool = False
-    keep_pages: int | None = None
+    policy: WorkPolicy = EXACT
     growing: bool = False
     chunks: int = 30
 
@@ -155,8 +154,10 @@ def run_case(
         "window": "growing from empty" if case.growing else "full",
         "steps": case.steps,
         "batch": case.batch,
-        "clean_pass": "merged" if case.merged else "separate",
-        "keep_pages": case.keep_pages,
+        "clean_pass": "merged" if case.policy.merge_clean_pass else "separate",
+        "keep_pages": case.policy.keep_pages,
+        "linear": case.policy.linear,
+        "attention": case.policy.attention,
         "captured": case.captured and model.device.type == "cuda",
         "decoder": "none" if codec is None else type(codec).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -207,7 +208,7 @@ class _Bench:
             batch_sizes=(case.batch,),
             max_steps=case.steps,
             capture=case.captured,
-            policy=WorkPolicy(merge_clean_pass=case.merged, keep_pages=case.keep_pages),
+            policy=case.policy,
         )(model, pool)
         self.frames = model.entry.cache.chunk_frames
         self.frames_per_chunk = model.codec.frames_for(self.frames, False)

@@ -2,9 +2,10 @@
 
 The default is the exact path. Merging the clean pass (``engine/merged.py``) gives the same frames
 up to rounding; fewer steps, a shorter window, sparse pages (``kernels/sparse.py``) and FP8 linears
-(``kernels/fp8.py``) change the picture, by how much is in ``tests/bench/results``. As text a policy
-is ``steps=2,window=9,merge-clean-pass,keep-pages=3,linear=fp8``. No tensor and no model is touched
-here, so a process without torch can read one.
+(``kernels/fp8.py``) and attention (``kernels/fp8_attention.py``) change the picture, by how much is
+in ``tests/bench/results``. As text a policy is
+``steps=2,window=9,merge-clean-pass,keep-pages=3,linear=fp8,attention=fp8``. No tensor and no model
+is touched here, so a process without torch can read one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from models.policy import CachePolicy
 if TYPE_CHECKING:
     from models.sampler import Sampler
 
-__all__ = ["Linear", "WorkPolicy", "add_flags", "from_flags"]
+__all__ = ["Format", "WorkPolicy", "add_flags", "from_flags"]
 
-Linear = Literal["plain", "fp8"]
+Format = Literal["plain", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class WorkPolicy:
         merge_clean_pass: Make a chunk's clean pass inside the next chunk's first pass.
         keep_pages: Older pages each layer attends to, besides sink and chunk; None is all.
         linear: Number format of the blocks' linear layers.
+        attention: Number format of self-attention over the window.
     """
 
     steps: int | None = None
@@ -41,7 +43,8 @@ class WorkPolicy:
     sink: int | None = None
     merge_clean_pass: bool = False
     keep_pages: int | None = None
-    linear: Linear = "plain"
+    linear: Format = "plain"
+    attention: Format = "plain"
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -55,10 +58,11 @@ class WorkPolicy:
                     f"policy {name}={value}; it is a whole number of at least {least}; "
                     "leave it out for the exact path"
                 )
-        if self.linear not in get_args(Linear):
-            raise ValueError(
-                f"policy linear={self.linear}; known are {', '.join(get_args(Linear))}; choose one"
-            )
+        for name, format in (("linear", self.linear), ("attention", self.attention)):
+            if format not in get_args(Format):
+                raise ValueError(
+                    f"policy {name}={format}; known are {', '.join(get_args(Format))}; choose one"
+                )
 
     @classmethod
     def parse(cls, text: str) -> WorkPolicy:
@@ -75,14 +79,15 @@ class WorkPolicy:
             seen.add(name)
             if name == "merge-clean-pass" and not equals:
                 policy = replace(policy, merge_clean_pass=True)
-            elif name == "linear" and equals:
-                policy = replace(policy, linear=value)  # type: ignore[arg-type]
+            elif name in ("linear", "attention") and equals:
+                policy = replace(policy, **{name: value})  # type: ignore[arg-type]
             elif name in ("steps", "window", "sink", "keep-pages") and value.isdigit():
                 policy = replace(policy, **{name.replace("-", "_"): int(value)})  # type: ignore[arg-type]
             else:
                 raise ValueError(
                     f"policy {text!r} has {word.strip()!r}; allowed are steps=N, window=N, "
-                    "sink=N, merge-clean-pass, keep-pages=N and linear=fp8, separated by commas"
+                    "sink=N, merge-clean-pass, keep-pages=N, linear=fp8 and attention=fp8, separated by "
+                    "commas"
                 )
         return policy
 
@@ -94,6 +99,7 @@ class WorkPolicy:
             "merge-clean-pass" if self.merge_clean_pass else "",
             "" if self.keep_pages is None else f"keep-pages={self.keep_pages}",
             "" if self.linear == "plain" else f"linear={self.linear}",
+            "" if self.attention == "plain" else f"attention={self.attention}",
         ]
         return ",".join(word for word in words if word) or "exact"
 
@@ -188,7 +194,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--sink", type=int, help="of the window; the model's own when absent")
     add("--merge-clean-pass", action="store_true", help="in the next chunk's first pass")
     add("--keep-pages", type=int, help="best older pages attended to; all when absent")
-    add("--linear", choices=get_args(Linear), default="plain", help="format of linear layers")
+    add("--linear", choices=get_args(Format), default="plain", help="format of linear layers")
+    add("--attention", choices=get_args(Format), default="plain", help="format of self-attention")
 
 
 def from_flags(options: argparse.Namespace) -> WorkPolicy:
@@ -203,6 +210,7 @@ def from_flags(options: argparse.Namespace) -> WorkPolicy:
         merge_clean_pass=options.merge_clean_pass,
         keep_pages=options.keep_pages,
         linear=options.linear,
+        attention=options.attention,
     )
     if options.policy is None:
         return single

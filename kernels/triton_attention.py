@@ -17,11 +17,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention_tiles import AttentionTiles
+from kernels.triton_merge import merge_parts
 
-__all__ = ["merge_parts", "paged_attention"]
+__all__ = ["paged_attention"]
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+FP8_SHIFT = tl.constexpr(8.0)
+"""Powers of two by which weights are raised: at most 256, so that e4m3 keeps more of the small ones."""
 
 
 @triton.jit
@@ -43,10 +46,13 @@ def _load_keys(  # type: ignore[no-untyped-def]
     token_stride,
     head_offset,
     column,
+    value_row,
+    value_stride,
     CONTIGUOUS: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
     SMALL_PAGES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    EIGHT: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -61,7 +67,10 @@ def _load_keys(  # type: ignore[no-untyped-def]
     if DESCRIPTOR:
         at = (first_token + start).to(tl.int32)
         k = k_ptr.load([at, head_offset])
-        v = v_ptr.load([at, head_offset])
+        if EIGHT:
+            v = tl.trans(v_ptr.load([value_row.to(tl.int32), start]))
+        else:
+            v = v_ptr.load([at, head_offset])
         if MASKED:  # what lies behind the keys may be no number, which no weight makes nothing
             v = tl.where((position < keys)[:, None], v, 0.0)
     else:
@@ -77,13 +86,16 @@ def _load_keys(  # type: ignore[no-untyped-def]
             there = _page_of(table_ptr, page_at + 1, length) * page_tokens - page_tokens
             token = tl.where(inside < page_tokens, here, there) + inside
         at = token[:, None] * token_stride + head_offset + column[None, :]
+        value_at = at
+        if EIGHT:
+            value_at = (value_row + column[None, :]) * value_stride + position[:, None]
         if MASKED:
             seen = (position < keys)[:, None]
             k = tl.load(k_ptr + at, mask=seen, other=0.0)
-            v = tl.load(v_ptr + at, mask=seen, other=0.0)
+            v = tl.load(v_ptr + value_at, mask=seen, other=0.0)
         else:
             k = tl.load(k_ptr + at)
-            v = tl.load(v_ptr + at)
+            v = tl.load(v_ptr + value_at)
     return k, v, bias
 
 
@@ -100,20 +112,29 @@ def _step(  # type: ignore[no-untyped-def]
     keys,
     score_scale,
     HAS_BIAS: tl.constexpr,
+    EIGHT: tl.constexpr,
     MASKED: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Take one block of keys into the running sums; scores are in powers of two."""
+    """Take one block of keys into the running sums; ``top`` is a power of two.
+
+    Scores are scaled where their top is subtracted, which is one instruction for both.
+    """
     if WIDE:
         q, k, v = q.to(tl.float32), k.to(tl.float32), v.to(tl.float32)
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * score_scale
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if HAS_BIAS:
-        scores += bias[None, :]
+        scores += (bias / score_scale)[None, :]
     if MASKED:
         scores = tl.where((position < keys)[None, :], scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, 1))
-    weights = tl.exp2(scores - new_top[:, None])
+    new_top = tl.maximum(top, tl.max(scores, 1) * score_scale)
+    if EIGHT:
+        # By whole powers of two, so that weights round alike whatever the top is by then.
+        new_top = tl.ceil(new_top)
+        weights = tl.exp2(scores * score_scale - (new_top - FP8_SHIFT)[:, None])
+    else:
+        weights = tl.exp2(scores * score_scale - new_top[:, None])
     shrink = tl.exp2(top - new_top)
     total = total * shrink + tl.sum(weights, 1)
     acc = acc * shrink[:, None]
@@ -145,7 +166,9 @@ def _attend(  # type: ignore[no-untyped-def]
     out_token,
     out_head,
     lse_part,
+    value_stride,
     HAS_BIAS: tl.constexpr,
+    EIGHT: tl.constexpr,
     CONTIGUOUS: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
     SMALL_PAGES: tl.constexpr,
@@ -179,7 +202,10 @@ def _attend(  # type: ignore[no-untyped-def]
     q = tl.load(
         q_ptr + q_at + query[:, None] * q_token + column[None, :], mask=alive[:, None], other=0.0
     )
+    if EIGHT and not WIDE:
+        q = q.to(tl.float8e4nv)
     head_offset = head * kv_head
+    value_row = (row * tl.num_programs(1) + head).to(tl.int64) * HEAD_DIM
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -187,11 +213,11 @@ def _attend(  # type: ignore[no-untyped-def]
         start = block * BLOCK_N
         k, v, bias = _load_keys(
             k_ptr, v_ptr, table_ptr, bias_ptr, start, first_token, keys, length, page_tokens,
-            kv_token, head_offset, column, CONTIGUOUS, DESCRIPTOR, SMALL_PAGES, HAS_BIAS, False,
-            BLOCK_N,
+            kv_token, head_offset, column, value_row, value_stride, CONTIGUOUS, DESCRIPTOR,
+            SMALL_PAGES, HAS_BIAS, EIGHT, False, BLOCK_N,
         )  # fmt: skip
         acc, total, top = _step(
-            q, k, v, bias, acc, total, top, 0, keys, score_scale, HAS_BIAS, False, PRECISION,
+            q, k, v, bias, acc, total, top, 0, keys, score_scale, HAS_BIAS, EIGHT, False, PRECISION,
             WIDE,
         )  # fmt: skip
     # At most one block, so stages of it would only take shared memory.
@@ -199,13 +225,13 @@ def _attend(  # type: ignore[no-untyped-def]
         start = block * BLOCK_N
         k, v, bias = _load_keys(
             k_ptr, v_ptr, table_ptr, bias_ptr, start, first_token, keys, length, page_tokens,
-            kv_token, head_offset, column, CONTIGUOUS, DESCRIPTOR, SMALL_PAGES, HAS_BIAS, True,
-            BLOCK_N,
+            kv_token, head_offset, column, value_row, value_stride, CONTIGUOUS, DESCRIPTOR,
+            SMALL_PAGES, HAS_BIAS, EIGHT, True, BLOCK_N,
         )  # fmt: skip
         position = start + tl.arange(0, BLOCK_N)
         acc, total, top = _step(
-            q, k, v, bias, acc, total, top, position, keys, score_scale, HAS_BIAS, True, PRECISION,
-            WIDE,
+            q, k, v, bias, acc, total, top, position, keys, score_scale, HAS_BIAS, EIGHT, True,
+            PRECISION, WIDE,
         )  # fmt: skip
     sums = tl.where(total == 0, 1.0, total)
     acc = acc / sums[:, None]
@@ -215,73 +241,11 @@ def _attend(  # type: ignore[no-untyped-def]
         acc.to(out_ptr.dtype.element_ty),
         mask=alive[:, None],
     )
+    if EIGHT:
+        top -= FP8_SHIFT
     lse = tl.where(total == 0, float("-inf"), (top + tl.log2(sums)) * LN_2)
     lse_at = part * lse_part + (row * tl.num_programs(1) + head) * queries
     tl.store(lse_ptr + lse_at + query, lse, mask=alive)
-
-
-@triton.jit
-def _merge(  # type: ignore[no-untyped-def]
-    parts_ptr,
-    lses_ptr,
-    out_ptr,
-    lse_ptr,
-    queries,
-    heads,
-    parts_stride,
-    lses_stride,
-    PARTS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-):
-    """Weigh the parts of ``[PARTS, B, T, N, D]`` by their log-sum-exp ``[PARTS, B, N, T]``."""
-    head = tl.program_id(1)
-    row = tl.program_id(2)
-    query = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    alive = query < queries
-    column = tl.arange(0, HEAD_DIM)
-    lse_at = (row * heads + head) * queries + query
-    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for part in tl.static_range(PARTS):
-        lse = tl.load(lses_ptr + part * lses_stride + lse_at, mask=alive, other=float("-inf"))
-        top = tl.maximum(top, lse)
-    safe = tl.where(top == float("-inf"), 0.0, top)
-    at = ((row * queries + query) * heads + head).to(tl.int64)[:, None] * HEAD_DIM + column[None, :]
-    acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    for part in tl.static_range(PARTS):
-        lse = tl.load(lses_ptr + part * lses_stride + lse_at, mask=alive, other=float("-inf"))
-        weight = tl.exp(lse - safe)
-        x = tl.load(parts_ptr + part * parts_stride + at, mask=alive[:, None], other=0.0)
-        acc += weight[:, None] * x.to(tl.float32)
-        total += weight
-    sums = tl.where(total == 0, 1.0, total)
-    acc = acc / sums[:, None]
-    tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=alive[:, None])
-    lse = tl.where(total == 0, float("-inf"), safe + tl.log(sums))
-    tl.store(lse_ptr + lse_at, lse, mask=alive)
-
-
-def merge_parts(parts: Tensor, lses: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge attention over disjoint sets of keys.
-
-    Args:
-        parts: ``[K, B, T, N, D]`` contiguous, each normalised over its own keys.
-        lses: ``[K, B, N, T]`` float32, natural log of each part's sum of exponentials.
-
-    Returns:
-        ``[B, T, N, D]`` in the dtype of ``parts`` and the log-sum-exp ``[B, N, T]`` over all.
-    """
-    assert parts.is_contiguous(), "parts must be contiguous"
-    assert lses.is_contiguous(), "log-sum-exps must be contiguous"
-    count, rows, queries, heads, head_dim = parts.shape
-    out, lse = torch.empty_like(parts[0]), torch.empty_like(lses[0])
-    block = 16 if parts.device.type == "cpu" else 32
-    _merge[(triton.cdiv(queries, block), heads, rows)](
-        parts, lses, out, lse, queries, heads, parts.stride(0), lses.stride(0),
-        PARTS=count, BLOCK_M=block, HEAD_DIM=head_dim,
-    )  # fmt: skip
-    return out, lse
 
 
 def paged_attention(
@@ -300,7 +264,8 @@ def paged_attention(
     Args:
         q: queries, last dimension contiguous.
         k_pages: ``[P, pt, N, D]`` contiguous.
-        v_pages: as ``k_pages``.
+        v_pages: as ``k_pages``; where those are e4m3, ``[B, N, D, S]`` of the same dtype, tokens
+            last as the tensor cores take them. Queries and weights are then rounded to e4m3 too.
         table: ``[B, W]`` int32 page numbers, contiguous.
         lengths: ``[B]`` int32: pages attended; a row of none gives zeros.
         bias: ``[B, W]`` float32 added to the scores of a page, or None.
@@ -315,6 +280,8 @@ def paged_attention(
     page_tokens = k_pages.shape[1]
     assert k_pages.is_contiguous(), "pages must be contiguous"
     assert v_pages.is_contiguous(), "pages must be contiguous"
+    eight = k_pages.dtype == torch.float8_e4m3fn
+    assert contiguous or not eight, "FP8 keys are a window's copy, which is one stretch"
     assert q.stride(3) == 1, "heads must be contiguous"
     assert contiguous or not tiles.descriptor, "descriptors need pages in one stretch"
     parts = torch.empty(tiles.splits, *q.shape, dtype=q.dtype, device=q.device)
@@ -325,13 +292,17 @@ def paged_attention(
 
         block = [tiles.keys, head_dim]
         keys = TensorDescriptor.from_tensor(k_pages.view(-1, heads * head_dim), block)
-        values = TensorDescriptor.from_tensor(v_pages.view(-1, heads * head_dim), block)
+        if eight:
+            turned = v_pages.view(-1, v_pages.shape[-1])
+            values = TensorDescriptor.from_tensor(turned, block[::-1])
+        else:
+            values = TensorDescriptor.from_tensor(v_pages.view(-1, heads * head_dim), block)
     _attend[(triton.cdiv(queries, tiles.queries), heads, rows * tiles.splits)](
         q, keys, values, parts, lses, table, lengths, bias,
         LOG2_E.value / math.sqrt(head_dim), queries, page_tokens, table.shape[1],
         q.stride(0), q.stride(1), q.stride(2), heads * head_dim, head_dim,
         parts.stride(0), parts.stride(1), parts.stride(2), parts.stride(3), lses.stride(0),
-        HAS_BIAS=bias is not None, CONTIGUOUS=contiguous, DESCRIPTOR=tiles.descriptor,
+        v_pages.shape[-1], HAS_BIAS=bias is not None, EIGHT=eight, CONTIGUOUS=contiguous, DESCRIPTOR=tiles.descriptor,
         SMALL_PAGES=page_tokens < tiles.keys, SPLITS=tiles.splits,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         # Triton's interpreter has no half-precision products.

@@ -40,6 +40,7 @@ from engine.benchmark import Case, matmul_rate, run_case
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
+from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels, RunAttention
 from kernels.cudnn import CudnnAttention
 from kernels.fp8 import Fp8Linear
@@ -427,16 +428,20 @@ def model_items(suite: Suite, rate: float | None) -> None:
     item("batch_2", 10, run(replace(few, batch=2), fastest), 25)
     item("batch_4", 16, run(replace(few, batch=4, chunks=5), fastest), 30)
     item("longtake_tiny", 10, lambda: bundled(suite.out), 30)
-    merged = replace(few, name="12-frame window, clean pass merged", merged=True)
-    item("taehv_captured_merged", 8, run(merged, fastest), 25)
+    merged = WorkPolicy(merge_clean_pass=True)
+    item("taehv_captured_merged", 8, run(replace(few, policy=merged), fastest), 25)
+    eight = WorkPolicy(attention="fp8")
+    item("taehv_fp8_attention", 8, run(replace(base, policy=eight), fastest), 25)
 
-    def fp8() -> dict[str, Any]:
+    def linear_fp8(policy: WorkPolicy) -> dict[str, Any]:
         other = random_model(entry, device=DEVICE, dtype=BF16, kernels=fastest)
-        accelerate(other.transformer, fastest, "fp8")
-        case = replace(few, name="12-frame window, 3 sink frames, FP8 linears")
+        accelerate(other.transformer, fastest, policy.linear)
+        case = replace(base, policy=policy)
         return run_case(other, case, fastest, time.perf_counter, other.codec, rate, 10.0)
 
-    item("taehv_captured_fp8", 10, fp8, 30)
+    item("taehv_captured_fp8", 10, lambda: linear_fp8(WorkPolicy(linear="fp8")), 30)
+    both = replace(eight, linear="fp8")
+    item("taehv_fp8", 10, lambda: linear_fp8(both), 30)
     measured = item("attention", 15, attention, 60)
     if measured is not None:
         item("triton_tuned", 8, lambda: aside(run(few, best_kernels(measured))), 25)

@@ -26,7 +26,8 @@ from engine.bench import device_name
 from engine.generator import Generator
 from engine.merged import MergingGenerator
 from engine.work_policy import WorkPolicy
-from kernels.backend import RunAttention, TorchKernels
+from kernels.backend import PagedAttention, RunAttention, TorchKernels
+from kernels.fp8_attention import EmulatedFp8Attention
 from kernels.sparse import SparsePages
 from models.accelerate import accelerate
 from models.paged_kv import KVPool
@@ -54,6 +55,10 @@ ROWS = (
     Row("bfloat16", dtype=torch.bfloat16),
     Row("FP8 linears, float32 elsewhere", "linear=fp8"),
     Row("FP8 linears, bfloat16 elsewhere", "linear=fp8", torch.bfloat16),
+    Row("FP8 attention, float32 elsewhere", "attention=fp8"),
+    Row(
+        "FP8 attention and linears, bfloat16 elsewhere", "linear=fp8,attention=fp8", torch.bfloat16
+    ),
     Row("window shorter by 2 latent frames", "window=5"),
     Row("window shorter by 3 latent frames", "window=4"),
     Row("best 3 older pages, with sink and own", "keep-pages=3"),
@@ -68,8 +73,8 @@ def latents(folder: Path, name: str, row: Row) -> tuple[torch.Tensor, torch.Tens
     case: dict[str, Any] = json.loads((folder / "rollouts" / "cases.json").read_text())[name]
     vectors = load_file(folder / "rollouts" / f"{name}.safetensors")
     network = load_transformer(folder / "transformer", row.dtype)
-    policy, kernels = WorkPolicy.parse(row.policy), TorchKernels()
-    accelerate(network, kernels, policy.linear)
+    policy = WorkPolicy.parse(row.policy)
+    accelerate(network, TorchKernels(), policy.linear)
     config, frames = network.config, case["num_frame_per_block"]
     cache = policy.cache(
         CachePolicy(
@@ -79,15 +84,20 @@ def latents(folder: Path, name: str, row: Row) -> tuple[torch.Tensor, torch.Tens
         )
     )
     assert cache.window_frames is not None, "the rollout has a window"
+    attend: PagedAttention = RunAttention()
+    if policy.attention == "fp8":
+        attend = EmulatedFp8Attention(attend)
     if policy.keep_pages is not None:
-        kernels = TorchKernels(SparsePages(RunAttention(), policy.keep_pages, cache.sink_frames))
+        attend = SparsePages(attend, policy.keep_pages, cache.sink_frames)
     hw = case["frame_seq_length"]
     pool = KVPool(
         config.num_layers, cache.window_frames + 1, hw, config.num_heads, config.head_dim,
         row.dtype, "cpu",
     )  # fmt: skip
     kind: Callable[..., Generator] = MergingGenerator if policy.merge_clean_pass else Generator
-    generator = kind(network, config, cache, pool, partial(planned_view, kernels=kernels))
+    generator = kind(
+        network, config, cache, pool, partial(planned_view, kernels=TorchKernels(attend))
+    )
     stream = generator.open(tuple(case["latent_hw"]))
     assert stream is not None
     prompt = network.prompt_kv(vectors["prompt_embeds"].to(row.dtype))

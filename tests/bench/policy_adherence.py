@@ -42,6 +42,7 @@ POLICIES = (
     "keep-pages=4",
     "keep-pages=2",
     "linear=fp8",
+    "linear=fp8,attention=fp8",
 )
 
 Seen = Mapping[str, Sequence[str]]

@@ -68,6 +68,8 @@ def _speed(device: str, model: str, row: Report) -> Row:
     notes = [str(row["kernels"]), str(row["dtype"])]
     if "FP8" in row["case"] or row.get("linear") == "fp8":
         notes.append("FP8 linears")
+    if row.get("attention") == "fp8":
+        notes.append("FP8 attention")
     if row.get("clean_pass") == "merged":
         notes.append("clean pass merged")
     if row.get("keep_pages") is not None:

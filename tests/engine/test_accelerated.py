@@ -199,7 +199,7 @@ def test_pages_smaller_than_a_frame_cannot_be_chosen_from() -> None:
     entry = tiny_test_entry(sizes=((64, 32), (32, 32)), cache=CACHE)
     policy = WorkPolicy.parse("keep-pages=2")
     model, make = prepare(random_model(entry, 0), policy, TorchKernels())
-    with pytest.raises(ValueError, match="must be one page; leave keep-pages out"):
+    with pytest.raises(ValueError, match="must be one page; leave keep-pages and attention out"):
         Engine(model, EngineConfig(), lambda: 0.0, COSTS, make_generator=make)
 
 

@@ -10,6 +10,7 @@ from kernels.attention_tiles import AttentionTiles
 from kernels.backend import Kernels, RunAttention, TorchKernels
 from kernels.cudnn import CudnnAttention
 from kernels.fp8 import Fp8Linear
+from kernels.fp8_attention import EmulatedFp8Attention, fp8_attention
 from kernels.paged import PagePlan, make_plan
 from kernels.rope import rotate
 from tests.kernels.triton_modules import DEVICE, gpu, load
@@ -145,3 +146,21 @@ def test_fp8_products_are_those_of_the_emulation(gelu: bool) -> None:
     assert 0.005 < error(actual, expected) < 0.05
     emulated = layer.cpu()(x[:256].cpu().float(), gelu=gelu)
     assert error(actual[:256].cpu(), emulated) < 1e-2
+
+
+@gpu
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize(
+    ("rope", "bias"), [("absolute", False), ("window", False), ("absolute", True)]
+)
+@torch.inference_mode()
+def test_attention_in_fp8_is_that_of_the_emulation(scattered: bool, rope: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    plan = window(scattered, rope, bias)
+    k, v = draw(16, HW, HEADS, HEAD_DIM), draw(16, HW, HEADS, HEAD_DIM)
+    q = draw(1, 3 * HW, HEADS, HEAD_DIM)
+    out = fp8_attention(RunAttention(), DEVICE).paged(q, k, v, plan)
+    some = torch.tensor([0, 1, 127, 128, 1559, 1560, 4607, 4608, 4679], device=DEVICE)
+    emulated = EmulatedFp8Attention(RunAttention()).paged(q[:, some], k, v, plan)
+    assert error(out[0, some], emulated[0]) < 2e-2
+    assert 0.01 < error(out[0, some], exact(q[0, some], k, v, plan)) < 0.1

@@ -51,7 +51,7 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
         (("--port", "http"), "http", "integer"),
         (("--device", "tpu"), "tpu", "cpu"),
         (("--text-device", "disk"), "--text-device disk", "'device', 'cpu' or 'offload'"),
-        (("--policy", "window=9,faster"), "'faster'", "keep-pages=N and linear=fp8"),
+        (("--policy", "window=9,faster"), "'faster'", "keep-pages=N, linear=fp8 and attention=fp8"),
         (("--tensor-devices", "0"), "--tensor-devices 0", "greater than or equal to 1"),
         (("--tensor-devices", "two"), "--tensor-devices two", "integer"),
         (("--host", "0.0.0.0"), "0.0.0.0", "--api-key"),
