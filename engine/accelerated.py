@@ -148,7 +148,8 @@ def _saving(
                 "attention out or serve a model of one size"
             )
     if policy.attention == "fp8":
-        kernels = kernels.with_attention(lambda inner: fp8_attention(inner, model.device))
+        size = entry.transformer.head_dim
+        kernels = kernels.with_attention(lambda inner: fp8_attention(inner, model.device, size))
     if keep is None:
         return kernels
     if captured and not kernels.capturable:

@@ -2,8 +2,8 @@
 
 No scales: e4m3 keeps three bits of a number wherever it lies between 2^-6 and 448, and keys that
 went through an RMS norm, and values, lie there; what is larger saturates. Weights are raised so that
-the largest of a query is between 128 and 256, by a whole power of two, which leaves their rounding
-alone. FP8 on both products follows FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608). On a GPU of compute capability 8.9 or newer Triton does it (``triton_backend``); on a CPU
+the largest of a query is 256, which keeps more of the small ones. FP8 in both products follows
+FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608). On a GPU of compute capability 8.9 or newer Triton does it (``triton_backend``); on a CPU
 it is emulated, which shows the numbers and not the speed. Attention over prompts is left alone.
 """
 
@@ -20,18 +20,25 @@ from kernels.rope import rotate
 
 __all__ = ["EmulatedFp8Attention", "fp8_attention"]
 
-SHIFT = 8.0
-"""Power of two that no weight exceeds."""
+LARGEST_WEIGHT = 256.0
+LEAST_HEAD_DIM = 32
+"""Terms that an FP8 product of the tensor cores adds up at least."""
 
 
-def fp8_attention(inner: PagedAttention, device: torch.device) -> PagedAttention:
+def fp8_attention(inner: PagedAttention, device: torch.device, head_dim: int) -> PagedAttention:
     """Return attention over pages in FP8, and over prompts by ``inner``.
 
     Raises:
-        ValueError: the device has no FP8 products, or Triton is not installed.
+        ValueError: the device has no FP8 products, they do not take such heads, or Triton is not
+            installed.
     """
     if device.type != "cuda":
         return EmulatedFp8Attention(inner)
+    if head_dim < LEAST_HEAD_DIM:
+        raise ValueError(
+            f"attention=fp8 with heads of {head_dim}; FP8 products take {LEAST_HEAD_DIM} and more; "
+            "leave it out"
+        )
     if not multiplies_fp8(device):
         major, minor = torch.cuda.get_device_capability(device)
         raise ValueError(
@@ -74,8 +81,7 @@ class EmulatedFp8Attention:
         scores = torch.einsum("tnd,snd->nts", query, k) / math.sqrt(q.shape[-1])
         if plan.bias is not None:
             scores += plan.bias[row, : len(pages)].repeat_interleave(plan.page_tokens)
-        powers = scores / math.log(2)
-        weights = (powers - powers.amax(-1, keepdim=True).ceil() + SHIFT).exp2()
+        weights = LARGEST_WEIGHT * (scores - scores.amax(-1, keepdim=True)).exp()
         out = torch.einsum("nts,snd->tnd", _rounded(weights), v)
         return (out / weights.sum(-1).t()[..., None]).to(q.dtype)[None]
 

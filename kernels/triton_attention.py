@@ -130,8 +130,6 @@ def _step(  # type: ignore[no-untyped-def]
         scores = tl.where((position < keys)[None, :], scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1) * score_scale)
     if EIGHT:
-        # By whole powers of two, so that weights round alike whatever the top is by then.
-        new_top = tl.ceil(new_top)
         weights = tl.exp2(scores * score_scale - (new_top - FP8_SHIFT)[:, None])
     else:
         weights = tl.exp2(scores * score_scale - new_top[:, None])

@@ -85,7 +85,8 @@ def _window(  # type: ignore[no-untyped-def]
     to = (row.to(tl.int64) * tokens + token)[:, None] * width + column[None, :]
     tl.store(k_out_ptr + to, k, mask=alive[:, None])
     turned = (row.to(tl.int64) * width + column)[:, None] * padded + token[None, :]
-    tl.store(v_out_ptr + turned, tl.trans(v), mask=alive[None, :])
+    # To the end of the row, a multiple of 16: a finer mask would be stored byte by byte.
+    tl.store(v_out_ptr + turned, tl.trans(v), mask=(token < padded)[None, :])
 
 
 def quantise(x: Tensor, gelu: bool = False) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ def window(
         k_pages: ``[P, pt, N, D]`` contiguous.
         v_pages: as ``k_pages``.
         table: ``[B, W]`` int32, contiguous.
-        lengths: ``[B]`` int32; pages past them are left as they come.
+        lengths: ``[B]`` int32; keys past them are left as they come.
 
     Returns:
         Keys ``[B*W, pt, N, D]``, a row's pages one after another, and values ``[B, N, D, S]``, S

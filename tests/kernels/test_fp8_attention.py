@@ -17,7 +17,7 @@ from tests.kernels.triton_modules import DEVICE, load
 backend: Any = load("triton_backend")
 triton_fp8: Any = load("triton_fp8")
 
-GRID, HW, HEADS, HEAD_DIM = (2, 5), 10, 2, 16
+GRID, HW, HEADS, HEAD_DIM = (2, 5), 10, 2, 32
 
 
 def draw(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -140,22 +140,27 @@ def test_triton_attends_in_fp8_like_the_emulation(rope: str, bias: bool) -> None
     actual = backend.TritonFp8Attention(RunAttention(), descriptor=False).paged(q, k, v, plan)
     assert not actual[2].any()
     # Interpreted, a few numbers are rounded wrongly and weights and queries are not rounded.
-    assert error(actual[:2], emulated[:2]) < (0.25 if DEVICE.type == "cpu" else 0.01)
+    assert error(actual[:2], emulated[:2]) < (0.25 if DEVICE.type == "cpu" else 0.04)
 
 
 def test_a_cpu_emulates() -> None:
-    attention = fp8_attention(RunAttention(), torch.device("cpu"))
+    attention = fp8_attention(RunAttention(), torch.device("cpu"), 16)
     assert isinstance(attention, EmulatedFp8Attention)
 
 
 def test_a_device_without_fp8_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(ValueError, match="attention=fp8 on sm_80; it needs sm_89 or newer; leave"):
-        fp8_attention(RunAttention(), torch.device("cuda"))
+        fp8_attention(RunAttention(), torch.device("cuda"), 64)
 
 
 def test_a_device_without_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="attention=fp8 without triton; install triton"):
-        fp8_attention(RunAttention(), torch.device("cuda"))
+        fp8_attention(RunAttention(), torch.device("cuda"), 64)
+
+
+def test_heads_too_small_for_fp8_products_are_refused() -> None:
+    with pytest.raises(ValueError, match="attention=fp8 with heads of 16; FP8 products take 32"):
+        fp8_attention(RunAttention(), torch.device("cuda"), 16)

@@ -159,8 +159,9 @@ def test_attention_in_fp8_is_that_of_the_emulation(scattered: bool, rope: str, b
     plan = window(scattered, rope, bias)
     k, v = draw(16, HW, HEADS, HEAD_DIM), draw(16, HW, HEADS, HEAD_DIM)
     q = draw(1, 3 * HW, HEADS, HEAD_DIM)
-    out = fp8_attention(RunAttention(), DEVICE).paged(q, k, v, plan)
+    out = fp8_attention(RunAttention(), DEVICE, HEAD_DIM).paged(q, k, v, plan)
     some = torch.tensor([0, 1, 127, 128, 1559, 1560, 4607, 4608, 4679], device=DEVICE)
     emulated = EmulatedFp8Attention(RunAttention()).paged(q[:, some], k, v, plan)
-    assert error(out[0, some], emulated[0]) < 2e-2
+    # Weights are rounded under the largest score so far, so each in a place of its own.
+    assert error(out[0, some], emulated[0]) < 4e-2
     assert 0.01 < error(out[0, some], exact(q[0, some], k, v, plan)) < 0.1

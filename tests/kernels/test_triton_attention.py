@@ -142,7 +142,7 @@ def test_keys_in_fp8_are_attended_to_with_their_values_turned(
     descriptor: bool,
     seed: int,
 ) -> None:
-    rows, width, head_dim = len(lengths), 3, 16
+    rows, width, head_dim = len(lengths), 3, 32
     kind = torch.float8_e4m3fn
     k, v = (draw(seed + i, rows * width, page_tokens, heads, head_dim).to(kind) for i in (0, 1))
     q = draw(seed + 2, rows, queries, heads, head_dim).to(kind).to(torch.bfloat16)
@@ -152,7 +152,7 @@ def test_keys_in_fp8_are_attended_to_with_their_values_turned(
     bias = draw(seed + 3, rows, width) if biased else None
     out, lse = triton_attention.paged_attention(
         q, k, turned, table, torch.tensor(lengths, dtype=torch.int32, device=DEVICE), bias=bias,
-        contiguous=True, tiles=AttentionTiles(16, 16, 4, 2, splits, descriptor),
+        contiguous=True, tiles=AttentionTiles(16, 32, 4, 2, splits, descriptor),
     )  # fmt: skip
     # Compiled, the weights are rounded to e4m3 too; the interpreter leaves them as they are.
     tolerance = 2e-2 if DEVICE.type == "cpu" else 0.3
