@@ -26,6 +26,7 @@ from engine.assemble import assemble
 from engine.bands import check_devices
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
+from engine.device import open_device
 from engine.dtype import choose_dtype
 from engine.engine import Engine
 from engine.followers import Followers, devices_from
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="clip.npz, or a folder")
     add("--png", action="store_true", help="write PNG files instead of .npz into the folder")
     add("--batch", type=int, default=1, help="clips made at the same time")
-    add("--device", default="cpu")
+    add("--device", default="cpu", help="auto, cpu, cuda, cuda:1 or mps")
     add(
         "--tensor-devices",
         type=int,
@@ -146,7 +147,7 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
 def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> dict[str, Any]:
     policy = work_policy.from_flags(options)
     policy.check_steps(options.steps)
-    device, devices = torch.device(options.device), options.tensor_devices
+    device, devices = open_device(options.device), options.tensor_devices
     if devices < 1:
         raise ValueError(f"--tensor-devices {devices}; it must be at least 1")
     policy.check_devices(devices)

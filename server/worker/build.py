@@ -17,6 +17,7 @@ import torch
 from engine.assemble import assemble
 from engine.bands import check_devices
 from engine.config import EngineConfig
+from engine.device import open_device
 from engine.dtype import choose_dtype
 from engine.engine import Engine
 from engine.followers import Followers, devices_from
@@ -78,18 +79,10 @@ def choose_device(wanted: str) -> torch.device:
     Raises:
         CannotServe: It is not there.
     """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise CannotServe(
-                f"--device {wanted}; this machine has {count} CUDA devices; use --device cpu or auto"
-            )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise CannotServe("--device mps; this machine has none; use --device cpu or auto")
-    return device
+    try:
+        return open_device(wanted)
+    except ValueError as error:
+        raise CannotServe(str(error)) from None
 
 
 def device_bytes(device: torch.device) -> int:

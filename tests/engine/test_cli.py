@@ -199,6 +199,8 @@ def test_a_clip_of_another_kind_of_numbers_is_one_line(tiny, tmp_path, capsys):
         (["--prompt", "a", "--size", "7x7", "--out", "x.npz"], "64x32"),
         (["--prompt", "a", "--tensor-devices", "0", "--out", "x.npz"], "at least 1"),
         (["--prompt", "a", "--tensor-devices", "3", "--out", "x.npz"], "choose 1 or 2"),
+        (["--prompt", "a", "--device", "cuda:99", "--out", "x.npz"], "--device cuda:99; this"),
+        (["--prompt", "a", "--device", "gpu", "--out", "x.npz"], "--device gpu; use auto, cpu"),
         (["--prompt", "a", "--switch", "soon", "--out", "x.npz"], "SECONDS=PROMPT"),
         (
             ["--prompt", "a", "--image", "a.png", "--continue", "b.npz", "--out", "x.npz"],
