@@ -137,11 +137,11 @@ class Playout:
         """Start the clock again where it stood."""
         if self._paused_at is None:
             return
-        pause_s = now - self._paused_at
-        self._paused_at = None
-        self._acked_at += pause_s
+        # What an acknowledgement says that came meanwhile was true when it came.
+        self._acked_at += now - max(self._paused_at, self._acked_at)
         if self._origin is not None:
-            self._origin += pause_s
+            self._origin += now - self._paused_at
+        self._paused_at = None
 
     @property
     def paused(self) -> bool:

@@ -101,6 +101,28 @@ def test_a_pause_stops_the_clock():
     assert playout.deadline() == pytest.approx(11.0)
 
 
+def test_a_pause_counts_from_the_acknowledgement_that_came_during_it():
+    playout = realtime()
+    playout.made(9, 0.0, 0.2)
+    playout.credit(3, 0.4)
+    playout.made(12, 0.5, 0.2)
+    playout.pause(0.7)
+    # Frames that were on their way are still shown; then the viewer stands still.
+    playout.credit(20, 2.7)
+    playout.play(10.0)
+    assert playout.runnable_at(12) == 10.0
+    assert playout.deadline() == 10.0
+
+
+def test_a_pause_moves_an_earlier_acknowledgement_by_its_whole_length():
+    playout = realtime()
+    playout.made(9, 0.0, 0.2)
+    playout.credit(0, 0.5)
+    playout.pause(0.7)
+    playout.play(10.0)
+    assert playout.deadline() == pytest.approx(0.5 + 8 / FPS + 9.3)
+
+
 def test_asap_runs_two_chunks_ahead_of_what_was_taken():
     playout = Playout("asap", FPS, 12, 0.1)
     playout.made(9, 0.0, 0.1)
