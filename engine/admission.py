@@ -7,7 +7,7 @@ waits or knows a model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.types import Kind, Pacing, Refused, Wait
@@ -62,23 +62,57 @@ class Limits:
     live_pages: int
 
 
-def batched_load(demands: Sequence[Demand], batch_gain: float) -> float:
-    """Return the share of the device's time that ``demands`` need together.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What streams take together.
 
-    Args:
-        demands: All streams.
-        batch_gain: What a chunk costs when as many sessions share batches as pays, over its cost
-            alone; at most 1.
+    Attributes:
+        live: Live streams.
+        jobs: Jobs.
+        realtime: Streams that need a share of the device's time.
+        pages: Of the pool.
+        decoder_bytes: Their decoders' states.
+        load: Sum of their shares of the device's time, each alone.
     """
-    return sum(demand.load for demand in demands) * batch_gain
+
+    live: int = 0
+    jobs: int = 0
+    realtime: int = 0
+    pages: int = 0
+    decoder_bytes: int = 0
+    load: float = 0.0
+
+    @classmethod
+    def by(cls, demands: Iterable[Demand]) -> Taken:
+        """Add up what all of ``demands`` take."""
+        taken = cls()
+        for demand in demands:
+            taken = taken.plus(demand)
+        return taken
+
+    def plus(self, demand: Demand) -> Taken:
+        """Return what is taken with one more stream."""
+        return Taken(
+            self.live + (demand.kind == "live"),
+            self.jobs + (demand.kind == "job"),
+            self.realtime + (demand.load > 0),
+            self.pages + demand.pages,
+            self.decoder_bytes + demand.decoder_bytes,
+            self.load + demand.load,
+        )
 
 
-def admit(
-    demand: Demand, held: Sequence[Demand], limits: Limits, batch_gain: float
-) -> Wait | Refused | None:
+def admit(demand: Demand, taken: Taken, limits: Limits, batch_gain: float) -> Wait | Refused | None:
     """Say why a stream cannot be taken in; None when it can.
 
     A realtime stream that would be alone is taken even by a device too slow for it.
+
+    Args:
+        demand: What the stream takes.
+        taken: What those that are held take.
+        limits: What there is.
+        batch_gain: What a chunk costs when as many sessions share batches as pays, over its cost
+            alone; at most 1.
     """
     if demand.pages > limits.pages:
         return Refused(
@@ -87,24 +121,26 @@ def admit(
             "ask for a smaller size or a shorter video",
             "num_frames",
         )
-    jobs = [other for other in held if other.kind == "job"]
-    live = [other for other in held if other.kind == "live"]
-    free = limits.pages - sum(other.pages for other in held)
+    free = limits.pages - taken.pages
     if demand.kind == "job":
-        if len(jobs) >= limits.jobs:
-            return Wait(f"{len(jobs)} jobs are running; this worker runs {limits.jobs} at a time")
-        spared = limits.live_pages if jobs or live else 0
-        if demand.pages > free - (0 if live else spared):
+        if taken.jobs >= limits.jobs:
+            return Wait(f"{taken.jobs} jobs are running; this worker runs {limits.jobs} at a time")
+        # Where no live stream runs, a further job leaves room for one.
+        spared = limits.live_pages if taken.jobs and not taken.live else 0
+        if demand.pages > free - spared:
             return Wait(f"the job needs {demand.pages} pages; {free} are free")
-    elif len(live) >= limits.sessions:
-        return Wait(f"{len(live)} streams are running; this worker holds {limits.sessions}")
+    elif taken.live >= limits.sessions:
+        return Wait(f"{taken.live} streams are running; this worker holds {limits.sessions}")
     if demand.pages > free:
         return Wait(f"the stream needs {demand.pages} pages; {free} are free")
-    memory = sum(other.decoder_bytes for other in held) + demand.decoder_bytes
-    if held and memory > limits.decoder_bytes:
-        return Wait(f"decoders would take {memory} bytes; {limits.decoder_bytes} are set aside")
-    if demand.load > 0 and any(other.load > 0 for other in held):
-        load = batched_load([*held, demand], batch_gain)
+    together = taken.plus(demand)
+    if (taken.live or taken.jobs) and together.decoder_bytes > limits.decoder_bytes:
+        return Wait(
+            f"decoders would take {together.decoder_bytes} bytes; {limits.decoder_bytes} are set "
+            "aside"
+        )
+    if demand.load > 0 and taken.realtime:
+        load = together.load * batch_gain
         if load > limits.load:
             return Wait(
                 f"realtime streams would need {load:.0%} of the device; {limits.load:.0%} may be "

@@ -1,14 +1,14 @@
 """Who is let in: whether a spec is possible at all, what it takes, and whether there is room.
 
-It knows the model's entry and what was measured and planned, and no session: those that are held
-are passed in as what they take.
+It knows the model's entry and what was measured and planned, and no session: what those that are
+held take together is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
-from engine.admission import Demand, Limits, admit, batched_load
+from engine.admission import Demand, Limits, Taken, admit
 from engine.config import EngineConfig, MemoryPlan
 from engine.cost_table import CostTable
 from engine.prompt_timeline import problem_with
@@ -40,7 +40,6 @@ class Door:
     ) -> None:
         self._entry = entry
         self._codec = codec
-        self._config = config
         self._costs = costs
         self._limits = Limits(
             pages=memory.pages - 1,
@@ -50,11 +49,17 @@ class Door:
             load=config.max_load,
             live_pages=memory.extent_pages,
         )
+        steps = entry.sampler.num_steps
+        alone_s = costs.chunk_s(1, steps)
+        self._gains = [
+            costs.session_s(sessions, steps) / alone_s
+            for sessions in range(1, config.max_batch + 1)
+        ]
         width, height = entry.sizes[0]
         self.typical = self.demand(
             StreamSpec("", (), 0, width, height, float(entry.fps)), memory.extent_pages
         )
-        self.streams_fit = self.streams_free([])
+        self.streams_fit = self.streams_free(Taken())
 
     def demand(self, spec: StreamSpec, pages: int) -> Demand:
         """Return what a stream of ``pages`` pages takes."""
@@ -70,20 +75,21 @@ class Door:
             chunk_media_s=self._codec.frames_for(self._entry.cache.chunk_frames, False) / spec.fps,
         )
 
-    def closed_to(self, demand: Demand, held: Sequence[Demand]) -> Wait | Refused | None:
-        """Say why there is no room beside ``held``; None when there is."""
-        return admit(demand, held, self._limits, self._batch_gain([*held, demand]))
+    def closed_to(self, demand: Demand, taken: Taken) -> Wait | Refused | None:
+        """Say why there is no room beside what is ``taken``; None when there is."""
+        return admit(demand, taken, self._limits, self._batch_gain(taken.plus(demand)))
 
-    def load(self, held: Sequence[Demand]) -> float:
-        """Return the share of the device's time that ``held`` need."""
-        return batched_load(held, self._batch_gain(held))
+    def load(self, taken: Taken) -> float:
+        """Return the share of the device's time that what is ``taken`` needs."""
+        return taken.load * self._batch_gain(taken)
 
-    def streams_free(self, held: Sequence[Demand]) -> int:
-        """Return how many typical live streams fit beside ``held``."""
-        added: list[Demand] = []
-        while self.closed_to(self.typical, [*held, *added]) is None:
-            added.append(self.typical)
-        return len(added)
+    def streams_free(self, taken: Taken) -> int:
+        """Return how many typical live streams fit beside what is ``taken``."""
+        count = 0
+        while self.closed_to(self.typical, taken) is None:
+            taken = taken.plus(self.typical)
+            count += 1
+        return count
 
     def problem_with(self, spec: StreamSpec, running: Collection[str]) -> Refused | None:
         """Say why the stream can never be made as asked; None when it can."""
@@ -117,9 +123,6 @@ class Door:
             )
         return problem_with_start(spec, entry)
 
-    def _batch_gain(self, demands: Sequence[Demand]) -> float:
+    def _batch_gain(self, taken: Taken) -> float:
         """Return what a chunk costs in the batches that pay, over its cost alone."""
-        steps = self._entry.sampler.num_steps
-        realtime = sum(demand.load > 0 for demand in demands)
-        sessions = min(max(1, realtime), self._config.max_batch)
-        return self._costs.session_s(sessions, steps) / self._costs.chunk_s(1, steps)
+        return self._gains[min(max(1, taken.realtime), len(self._gains)) - 1]

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from engine.admission import Demand
+from engine.admission import Taken
 from engine.chunk_maker import ChunkMaker
 from engine.config import EngineConfig, MemoryPlan, free_memory, make_current, plan_memory
 from engine.cost_table import CostTable
@@ -129,6 +129,7 @@ class Engine:
             model, self.generator, self._pixels, self._prompts, self._ahead or noise
         )
         self._held: dict[str, Held] = {}
+        self._capacity: Capacity | None = None  # None: a stream came or went
         self._flight: Flight | None = None
         self._free_at = 0.0  # when it is expected to have landed
         self.costs = costs or measure_costs(
@@ -153,7 +154,7 @@ class Engine:
         total = None if spec.num_frames is None else shape.latents_for(spec.num_frames)
         latent_hw = (spec.height // 8, spec.width // 8)
         demand = self._door.demand(spec, self.generator.pages_for(latent_hw, total))
-        closed = self._door.closed_to(demand, self._demands())
+        closed = self._door.closed_to(demand, self._taken())
         if closed is not None:
             return closed
         stream = self.generator.open(latent_hw, total)
@@ -170,6 +171,7 @@ class Engine:
                 self.generator.close(stream)
                 return Refused("bad_snapshot", str(error))
         self._held[spec.session_id] = Held(session, stream, demand)
+        self._capacity = None
         self._prompts.request(session.prompts.texts)
         return Admitted(spec.session_id, shape.chunk_frames, session.next_frame)
 
@@ -281,19 +283,20 @@ class Engine:
         return () if flight is None else tuple(self._report(flight))
 
     def capacity(self) -> Capacity:
-        """Return how full the engine is."""
-        demands = self._demands()
-        live = sum(demand.kind == "live" for demand in demands)
-        return Capacity(
-            streams_fit=self._door.streams_fit,
-            streams_free=self._door.streams_free(demands),
-            sessions_live=live,
-            sessions_jobs=len(demands) - live,
-            pages_total=self.generator.pages.total,
-            pages_in_use=self.generator.pages.in_use,
-            load=self._door.load(demands),
-            chunk_seconds=self._door.typical.chunk_s,
-        )
+        """Return how full the engine is; counted anew only when a stream came or went."""
+        if self._capacity is None:
+            taken = self._taken()
+            self._capacity = Capacity(
+                streams_fit=self._door.streams_fit,
+                streams_free=self._door.streams_free(taken),
+                sessions_live=taken.live,
+                sessions_jobs=taken.jobs,
+                pages_total=self.generator.pages.total,
+                pages_in_use=self.generator.pages.in_use,
+                load=self._door.load(taken),
+                chunk_seconds=self._door.typical.chunk_s,
+            )
+        return self._capacity
 
     def _candidates(self, now: float) -> list[Candidate]:
         own_first = self.model.entry.sampler.first_chunk_steps is not None
@@ -388,10 +391,11 @@ class Engine:
                 events.extend(held.hand_over())
         return tuple(events)
 
-    def _demands(self) -> list[Demand]:
-        return [held.demand for held in self._held.values()]
+    def _taken(self) -> Taken:
+        return Taken.by(held.demand for held in self._held.values())
 
     def _end(self, session_id: str, reason: EndReason, error: str | None = None) -> SessionEnded:
         held = self._held.pop(session_id)
+        self._capacity = None
         self.generator.close(held.stream)
         return SessionEnded(session_id, reason, *held.session.made, error)

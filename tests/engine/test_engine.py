@@ -307,6 +307,23 @@ def test_pages_and_jobs_are_counted(clock):
     assert engine.capacity().sessions_jobs == 2
 
 
+def test_how_full_it_is_is_counted_only_when_a_stream_comes_or_goes(engine, clock):
+    empty = engine.capacity()
+    engine.admit(spec("a", num_frames=9), clock.now)
+    engine.admit(spec("b"), clock.now)
+    two = engine.capacity()
+    assert (empty.streams_free, two.streams_free) == (4, 2)
+    assert (two.sessions_live, two.pages_in_use) == (2, 24)
+    engine.apply(Credit("b", 0), clock.now)
+    engine.apply(Pause("b"), clock.now)
+    assert engine.capacity() is two
+    drive(engine, clock)
+    one = engine.capacity()
+    assert (one.streams_free, one.sessions_live, one.pages_in_use) == (3, 1, 12)
+    engine.apply(Stop("b"), clock.now)
+    assert engine.capacity() == empty
+
+
 def test_a_job_leaves_a_live_viewer_room(clock):
     engine = make_engine(clock, streams=2, max_jobs=2)
     assert isinstance(engine.admit(spec("a", kind="job"), clock.now), Admitted)
