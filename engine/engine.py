@@ -33,7 +33,6 @@ from engine.scheduler import Candidate, SchedulerOutput, schedule
 from engine.session import Session
 from engine.snapshot import Snapshot, SnapshotError
 from engine.start import chunk_shape
-from engine.stream import Stream
 from engine.types import (
     Admission,
     Admitted,
@@ -166,10 +165,17 @@ class Engine:
         )
         if snapshot is not None:
             try:
-                self._restore(session, stream, snapshot, demand.chunk_s)
-            except SnapshotError as error:
+                snapshot.check_model(self.model)
+                snapshot.put(stream, self.generator)
+                session.restore(snapshot.session, demand.chunk_s)
+            except Exception as error:
                 self.generator.close(stream)
-                return Refused("bad_snapshot", str(error))
+                if isinstance(error, SnapshotError):
+                    return Refused("bad_snapshot", str(error))
+                log.exception("the snapshot of %s cannot be restored", spec.session_id)
+                return Refused(
+                    "bad_snapshot", f"a damaged snapshot ({error!r}); start the stream anew"
+                )
         self._held[spec.session_id] = Held(session, stream, demand)
         self._capacity = None
         self._prompts.request(session.prompts.texts)
@@ -186,7 +192,7 @@ class Engine:
         if held is None:
             return None
         assert held.arriving is None, "a promised change goes along; hand_over() first"
-        return Snapshot.take(self._model_id, held.session.state(), held.stream, self.generator)
+        return Snapshot.take(self.model, held.session.state(), held.stream, self.generator)
 
     def enter(self) -> None:
         """Prepare the calling thread; the one that builds an engine is prepared."""
@@ -349,23 +355,6 @@ class Engine:
                 )
                 events.append(self._end(session_id, "error", f"{type(error).__name__}: {error}"))
         return events
-
-    @property
-    def _model_id(self) -> str:
-        return f"{self.model.entry.name} {self.model.dtype}"
-
-    def _restore(
-        self, session: Session, stream: Stream, snapshot: Snapshot, expected_s: float
-    ) -> None:
-        if snapshot.model != self._model_id:
-            raise SnapshotError(
-                f"a snapshot of {snapshot.model}; this engine runs {self._model_id}; restore it there"
-            )
-        snapshot.put(stream, self.generator)
-        try:
-            session.restore(snapshot.session, expected_s)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"a damaged snapshot ({error!r}); start the stream anew") from None
 
     def _update_prompt(self, held: Held, update: PromptUpdate) -> tuple[EngineEvent, ...]:
         """Queue a change at once, or when its texts have been embedded."""

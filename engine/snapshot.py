@@ -22,8 +22,14 @@ from torch import Tensor
 
 from engine.generator import Generator
 from engine.stream import Stream
+from models.interface import LoadedModel
 
 FORMAT = 1
+
+
+def model_id(model: LoadedModel) -> str:
+    """Name what a stream's state belongs to: the network, its dtype, and the codec."""
+    return f"{model.entry.name} {model.entry.codec.name} {model.dtype}"
 
 
 class SnapshotError(ValueError):
@@ -35,7 +41,7 @@ class Snapshot:
     """A stream between two chunks.
 
     Attributes:
-        model: Name of the model, with its dtype.
+        model: What it goes on from, see ``model_id``.
         session: ``Session.state()``.
         latent_hw: Latent height and width.
         latent_frames: Latent frames made so far.
@@ -54,9 +60,16 @@ class Snapshot:
 
     @classmethod
     def take(
-        cls, model: str, session: dict[str, Any], stream: Stream, generator: Generator
+        cls, model: LoadedModel, session: dict[str, Any], stream: Stream, generator: Generator
     ) -> Snapshot:
-        """Copy a stream's state; the stream goes on. A clean pass that is owed is made first."""
+        """Copy a stream's state; the stream goes on. A clean pass that is owed is made first.
+
+        Args:
+            model: What makes the stream.
+            session: ``Session.state()``.
+            stream: The stream.
+            generator: Has its pages.
+        """
         generator.settle(stream)
         tensors = {
             name: value
@@ -69,7 +82,7 @@ class Snapshot:
             k, v = generator.pool.export(stream.table.logical_pages)
             tensors |= {"k": k, "v": v}
         return cls(
-            model=model,
+            model=model_id(model),
             session=session,
             latent_hw=stream.latent_hw,
             latent_frames=stream.latent_frames,
@@ -78,23 +91,42 @@ class Snapshot:
             tensors={name: value.cpu().contiguous() for name, value in tensors.items()},
         )
 
+    def check_model(self, model: LoadedModel) -> None:
+        """Make sure that it is of ``model``.
+
+        Raises:
+            SnapshotError: It is of another one, or of another codec or dtype.
+        """
+        if self.model != model_id(model):
+            raise SnapshotError(
+                f"a snapshot of {self.model}; this engine runs {model_id(model)}; restore it there"
+            )
+
     def put(self, stream: Stream, generator: Generator) -> None:
         """Bring a freshly opened stream to this state.
 
         Raises:
-            SnapshotError: It was taken from a stream of another shape.
+            SnapshotError: It was taken from a stream of another shape, or its frames have no
+                places.
         """
         pool = generator.pool
         device = pool.k.device
-        pages_per_frame = len(stream.table.pages) // stream.table.capacity
+        capacity = stream.table.capacity
+        pages_per_frame = len(stream.table.pages) // capacity
         frames = len(self.held)
         # A window that has slid is full.
-        held = min(self.next_frame, stream.table.capacity)
+        held = min(self.next_frame, capacity)
         if stream.latent_hw != self.latent_hw or frames != held:
             raise SnapshotError(
                 f"a snapshot of {frames} frames of {self.latent_hw} for a stream of "
-                f"{stream.table.capacity} frames of {stream.latent_hw}; restore it with the same "
+                f"{capacity} frames of {stream.latent_hw}; restore it with the same "
                 "size, model and window"
+            )
+        slots = {slot for _, slot in self.held}
+        if len(slots) != frames or not slots <= set(range(capacity)):
+            raise SnapshotError(
+                f"a snapshot with frames in slots {[slot for _, slot in self.held]}; a stream has "
+                f"{capacity}, one for each; start the stream anew"
             )
         stream.table.restore(self.held, self.next_frame)
         if "k" in self.tensors:

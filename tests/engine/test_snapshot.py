@@ -181,6 +181,50 @@ def test_a_snapshot_of_another_model_or_dtype_is_refused_and_takes_no_pages():
     assert engine.snapshot("nobody") is None
 
 
+def test_a_snapshot_of_another_codec_is_refused_and_names_both():
+    model = model_with(POLICIES[0])
+    engine = make_engine(model)
+    engine.admit(spec(), 0.0)
+    run(engine, 2)
+    snapshot = engine.snapshot("s")
+    codec = replace(model.entry.codec, name="another-codec")
+    other = make_engine(replace(model, entry=replace(model.entry, codecs=(codec,))))
+    answer = other.admit(spec(), 0.0, snapshot)
+    assert isinstance(answer, Refused)
+    assert answer.code == "bad_snapshot"
+    assert model.entry.codec.name in answer.message
+    assert "another-codec" in answer.message
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: {"held": ((0, 0), (1, 1), (2, 1))},
+        lambda good: {"held": ((0, 0), (1, 1), (2, 6))},
+        lambda good: {"held": ((0, 0), (1, 1), (2, -1))},
+        lambda good: {"session": {}},
+        lambda good: {
+            "session": {**good.session, "prompts": {**good.session["prompts"], "to": [["a", 0]]}}
+        },
+        lambda good: {"tensors": {"k": good.tensors["k"]}},
+    ],
+    ids=["a slot twice", "no such slot", "below 0", "no session", "no weight", "no values"],
+)
+def test_a_damaged_snapshot_is_refused_and_keeps_no_pages(damage):
+    model = model_with(POLICIES[0])
+    engine = make_engine(model)
+    engine.admit(spec(), 0.0)
+    run(engine, 1)
+    good = engine.snapshot("s")
+    other = make_engine(model)
+    answer = other.admit(spec(), 0.0, replace(good, **damage(good)))
+    assert isinstance(answer, Refused)
+    assert answer.code == "bad_snapshot"
+    assert "start the stream anew" in answer.message
+    assert other.generator.pages.in_use == 0
+    assert isinstance(other.admit(spec(), 0.0, good), Admitted)
+
+
 def test_bytes_that_are_no_snapshot_are_told_apart():
     engine = make_engine(model_with(POLICIES[0]))
     engine.admit(spec(), 0.0)
