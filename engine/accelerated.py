@@ -12,6 +12,7 @@ from engine.generator import Generator, MakeView, guidance_of
 from engine.merged import MergingGenerator
 from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels
+from kernels.fp8 import check_fp8
 from kernels.fp8_attention import fp8_attention
 from kernels.sparse import SparsePages
 from models.accelerate import accelerate
@@ -45,6 +46,8 @@ def prepare(
         ValueError: model and policy do not go together.
     """
     cuda = model.device.type == "cuda"
+    if policy.linear == "fp8":
+        check_fp8("linear=fp8", model.device)
     if cuda or policy.linear != "plain":
         accelerate(model.transformer, kernels, policy.linear, join=cuda)
     make = generator_factory(kernels, policy=policy, max_steps=max_steps)
@@ -84,9 +87,20 @@ def generator_factory(
 
     def build(model: LoadedModel, pool: KVPool) -> Generator:
         entry, denoiser = model.entry, None
+        if entry.cache.past_weight != 1.0 and not kernels.takes_bias:
+            raise ValueError(
+                f"kernels {kernels.name} with {entry.name}, which weighs past frames; {kernels.name} "
+                "adds no bias to scores; choose triton, flash, sdpa or torch"
+            )
         guidance = guidance_of(model)
-        # Two passes a step are the plain loop's; such a model waits to be distilled.
-        static = pool.k.device.type == "cuda" and guidance is None and max_steps is not None
+        # Two passes a step are the plain loop's; such a model waits to be distilled. So are pages
+        # smaller than a latent frame, which several sizes have in common.
+        static = (
+            pool.k.device.type == "cuda"
+            and guidance is None
+            and max_steps is not None
+            and not _odd_size(model, pool)
+        )
         caches = kernels
         view: MakeView = partial(PagedKV, kernels=kernels)
         if policy.keep_pages is not None or policy.attention != "plain":
@@ -139,14 +153,13 @@ def _saving(
             or the device cannot count so.
     """
     entry, keep = model.entry, policy.keep_pages
-    for width, height in entry.sizes:
-        tokens = math.prod(entry.transformer.grid(height // 8, width // 8))
-        if tokens != pool.page_tokens:
-            raise ValueError(
-                f"policy {policy} with pages of {pool.page_tokens} tokens; a latent frame of "
-                f"{width}x{height} has {tokens} and must be one page; leave keep-pages and "
-                "attention out or serve a model of one size"
-            )
+    odd = _odd_size(model, pool)
+    if odd is not None:
+        raise ValueError(
+            f"policy {policy} with pages of {pool.page_tokens} tokens; a latent frame of "
+            f"{odd[0]}x{odd[1]} has more and must be one page; leave keep-pages and attention out "
+            "or serve a model of one size"
+        )
     if policy.attention == "fp8":
         size = entry.transformer.head_dim
         kernels = kernels.with_attention(lambda inner: fp8_attention(inner, model.device, size))
@@ -155,6 +168,14 @@ def _saving(
     if captured and not kernels.capturable:
         raise ValueError(
             f"policy keep-pages={keep} with {kernels.name} attention; in a captured graph only "
-            "triton attention can choose pages; leave keep-pages out or choose the triton kernels"
+            "triton and flash can choose pages; leave keep-pages out or choose one of them"
         )
     return kernels.with_attention(lambda inner: SparsePages(inner, keep, entry.cache.sink_frames))
+
+
+def _odd_size(model: LoadedModel, pool: KVPool) -> tuple[int, int] | None:
+    """Return a size of the model whose latent frame is not one page of the pool."""
+    for width, height in model.entry.sizes:
+        if math.prod(model.entry.transformer.grid(height // 8, width // 8)) != pool.page_tokens:
+            return width, height
+    return None

@@ -17,7 +17,6 @@ from engine.parallel import follow
 from engine.spread_pool import SpreadPool
 from engine.team import Team, meet
 from engine.welcome import Place, PoolShape, Weights, share_weights
-from kernels.backend import Kernels, TorchKernels
 from kernels.select import Target, select
 from models.accelerate import accelerate
 from models.transformer import CausalWan
@@ -51,14 +50,13 @@ def _follow(team: Team, device: torch.device) -> None:
     if weights is None:
         return
     assert isinstance(weights, Weights), weights
-    kernels: Kernels = TorchKernels()
-    if weights.fast:
-        kernels = select(Target(device, weights.dtype, weights.config.head_dim))
+    target = Target(device, weights.dtype, weights.config.head_dim)
+    kernels = select(target, weights.backend)
     with torch.device("meta"):
         network = CausalWan(weights.config, kernels).to(weights.dtype)
     network = network.to_empty(device=device).requires_grad_(False).eval()
     share_weights(team, network)
-    if weights.fast:
+    if device.type == "cuda":
         accelerate(network, kernels)
     shape = team.hear()
     if shape is None:

@@ -28,6 +28,7 @@ from engine.spread_pool import SpreadPool
 from engine.team import EXCHANGE_S, INTERFACES, Team, meet
 from engine.welcome import Place, PoolShape, Weights, share_weights
 from kernels.backend import Kernels
+from kernels.backend_name import Wanted
 from models.interface import LoadedModel
 from models.paged_kv import KVPool
 
@@ -95,7 +96,7 @@ class Followers:
         devices: int,
         *,
         kernels: Kernels | None = None,
-        fast: bool = False,
+        backend: Wanted = "auto",
         report: Callable[[str], None] = end_process,
         exchange_s: float = EXCHANGE_S,
     ) -> Followers:
@@ -105,7 +106,7 @@ class Followers:
             model: as it was loaded, before ``models.accelerate`` changed its network.
             devices: how many share a stream, this one included; see ``engine.bands``.
             kernels: that this device runs the network on; default plain torch.
-            fast: let the others choose the fastest kernels of their device, as this one did.
+            backend: what was asked for here; the others choose by it too.
             report: told in one sentence when a device is lost; should end this process.
             exchange_s: longest time for an exchange of tensors.
 
@@ -131,7 +132,7 @@ class Followers:
                     exchange_s,
                 )
                 followers._spawn(place)
-            followers._lead(model, kernels, fast, exchange_s)
+            followers._lead(model, kernels, backend, exchange_s)
         except BaseException:
             followers.close()
             raise
@@ -223,14 +224,14 @@ class Followers:
         watch.start()
 
     def _lead(
-        self, model: LoadedModel, kernels: Kernels | None, fast: bool, exchange_s: float
+        self, model: LoadedModel, kernels: Kernels | None, backend: Wanted, exchange_s: float
     ) -> None:
         network, folder = model.transformer, Path(self._folder.name)
         self._team = meet(folder, 0, self._devices, model.device, exchange_s)
         self._team.on_failure = self._out_of_step
         self._kernels = kernels
         with self._team.in_step():
-            self._team.announce(Weights(network.config, model.dtype, fast))
+            self._team.announce(Weights(network.config, model.dtype, backend))
             share_weights(self._team, network)
 
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from engine.team import Team
+from kernels.backend_name import Wanted
 from models.config import TransformerConfig
 from models.transformer import CausalWan
 
@@ -51,12 +52,12 @@ class Weights:
     Attributes:
         config: its sizes.
         dtype: of all weights.
-        fast: whether device 0 runs it on the device's fastest kernels.
+        backend: what was asked for on device 0, see ``kernels.select``.
     """
 
     config: TransformerConfig
     dtype: torch.dtype
-    fast: bool
+    backend: Wanted
 
 
 @dataclass(frozen=True, slots=True)

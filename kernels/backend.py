@@ -50,6 +50,8 @@ class PagedAttention(Protocol):
     name: str
     capturable: bool
     """Whether a captured graph serves any page table: only device tensors are read."""
+    takes_bias: bool
+    """Whether it can add a bias to the scores of a page."""
 
     def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
         """Attend from ``q [B, T, N, D]`` over the plan's pages; ``[B, T, N, D]``."""
@@ -67,6 +69,7 @@ class Kernels(Protocol):
 
     name: str
     capturable: bool
+    takes_bias: bool
 
     def with_attention(self, wrap: Callable[[PagedAttention], PagedAttention]) -> "Kernels":
         """Return the same operations around what ``wrap`` makes of their attention."""
@@ -126,6 +129,7 @@ class OracleAttention:
 
     name = "torch"
     capturable = False
+    takes_bias = True
 
     def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
         """See ``PagedAttention.paged``."""
@@ -160,6 +164,7 @@ class RunAttention:
 
     name = "sdpa"
     capturable = False
+    takes_bias = True
 
     def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
         """See ``PagedAttention.paged``."""
@@ -192,6 +197,7 @@ class TorchKernels:
         self._attend: PagedAttention = RunAttention() if attend is None else attend
         self.name = self._attend.name
         self.capturable = self._attend.capturable
+        self.takes_bias = self._attend.takes_bias
 
     def with_attention(self, wrap: Callable[[PagedAttention], PagedAttention]) -> "TorchKernels":
         """See ``Kernels.with_attention``."""

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels.backend import RunAttention
+from kernels.paged import PagePlan
 
 __all__ = ["CudnnAttention"]
 
@@ -12,6 +13,12 @@ class CudnnAttention(RunAttention):
     """``scaled_dot_product_attention`` that must run in cuDNN or fail."""
 
     name = "cudnn"
+    takes_bias = False
+
+    def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
+        """See ``PagedAttention.paged``."""
+        assert plan.bias is None, "a model with a score bias is refused when kernels are chosen"
+        return super().paged(q, k_pages, v_pages, plan)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``PagedAttention.dense``."""

@@ -1,10 +1,12 @@
-"""flash-attn over runs of pages where they lie, FlashAttention 2 and 3.
+"""flash-attn over pages where they lie, FlashAttention 2 and 3.
 
 FA2's own paged form wants pages of 256 tokens, which a latent frame is not. Its form for
-sequences of different lengths reads any stretches of one tensor, so a run of pages is a sequence
-there, and what lies between two runs is a sequence without queries. Rows whose pages are in
-several runs, or carry a score bias, are computed run by run and merged by their log-sum-exps
-(a bias on all keys of a run is an addend to its log-sum-exp).
+sequences of different lengths reads any stretch of one tensor: what lies before a row's stretch is
+a sequence without queries, the stretch is the one with them. Where the stretch begins and ends is
+computed on the device, so one captured graph serves every window. Pages that lie apart, and keys
+that are stored unrotated, are gathered first. With a score bias every page is a sequence of its
+own, and they are merged by their log-sum-exps (a bias on all keys of a page is an addend to its
+log-sum-exp).
 
 The two generations return different things from the same call; ``_Version`` hides that.
 Dao 2023 (arXiv:2307.08691), Shah et al. 2024 (arXiv:2407.08608).
@@ -14,17 +16,35 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.backend import RunAttention
 from kernels.paged import PagePlan
+from kernels.rope import rotate
 
-__all__ = ["FlashAttention", "merge"]
+__all__ = ["FlashAttention", "find_flash", "merge"]
+
+
+def find_flash(device: torch.device) -> tuple[str, int]:
+    """Name the newest flash-attn that is installed and made for ``device``, and its generation.
+
+    Raises:
+        ImportError: there is none, and why not.
+    """
+    capability = torch.cuda.get_device_capability(device)
+    if capability[0] == 9 and importlib.util.find_spec("flash_attn_interface"):
+        return "flash_attn_interface", 3
+    if importlib.util.find_spec("flash_attn"):
+        return "flash_attn", 2
+    if importlib.util.find_spec("flash_attn_interface"):
+        raise ImportError(
+            f"only FlashAttention 3 is installed, which runs on sm_90, and this is "
+            f"sm_{capability[0]}{capability[1]}; install flash-attn 2"
+        )
+    raise ImportError('flash-attn is not installed (the extra "gpu" has it)')
 
 
 def merge(parts: Tensor, lses: Tensor) -> Tensor:
@@ -81,7 +101,7 @@ class _Version:
         return results[0], results[1]
 
 
-class FlashAttention(RunAttention):
+class FlashAttention:
     """Pages and prompts through flash-attn.
 
     Args:
@@ -90,97 +110,65 @@ class FlashAttention(RunAttention):
     """
 
     name = "flash"
-    capturable = False
+    capturable = True
+    takes_bias = True
 
     def __init__(self, module: ModuleType, generation: int) -> None:
         self._version = _Version(generation, module.flash_attn_varlen_func)
 
     @classmethod
     def found(cls, device: torch.device) -> "FlashAttention":
-        """Import the newest generation that is installed and made for ``device``."""
-        hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-        if hopper and importlib.util.find_spec("flash_attn_interface"):
-            return cls(importlib.import_module("flash_attn_interface"), 3)
-        return cls(importlib.import_module("flash_attn"), 2)
+        """Import what ``find_flash`` names.
+
+        Raises:
+            ImportError: nothing fits the device, or what is installed cannot be imported.
+        """
+        name, generation = find_flash(device)
+        return cls(importlib.import_module(name), generation)
 
     def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
         """See ``PagedAttention.paged``."""
-        single = all(len(runs) == 1 and runs[0].bias == 0.0 for runs in plan.runs)
-        if plan.key_cos is not None:
-            return super().paged(q, k_pages, v_pages, plan)  # rotated copies, through ``dense``
-        if single:
-            return self._rows_at_once(q, k_pages, v_pages, plan)
         return torch.stack(
-            [self._run_by_run(q[row], k_pages, v_pages, plan, row) for row in range(plan.rows)]
+            [self._row(q[row], k_pages, v_pages, plan, row) for row in range(plan.rows)]
         )
 
-    def _rows_at_once(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
-        """One call for all rows: runs in the order of the pool, gaps as sequences of no queries."""
-        size, queries = plan.page_tokens, q.shape[1]
-        order = sorted(range(plan.rows), key=lambda row: plan.runs[row][0].first)
-        k_ends, q_ends = [0], [0]
-        for count, row in enumerate(order, 1):
-            run = plan.runs[row][0]
-            start, stop = run.first * size, (run.first + run.pages) * size
-            if start < k_ends[-1]:  # rows share pages: a forked stream
-                return torch.stack(
-                    [self._run_by_run(q[r], k_pages, v_pages, plan, r) for r in range(plan.rows)]
-                )
-            k_ends += [start, stop]
-            q_ends += [(count - 1) * queries, count * queries]
-        longest = max(b - a for a, b in pairwise(k_ends))
-        ordered = order == list(range(plan.rows))
-        packed = q if ordered else q[order]
-        out, _ = self._version.attend(
-            packed.flatten(0, 1),
-            k_pages.flatten(0, 1),
-            v_pages.flatten(0, 1),
-            _ends(q_ends, q.device),
-            _ends(k_ends, q.device),
-            (queries, longest),
+    def _row(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan, row: int) -> Tensor:
+        size, table, length = plan.page_tokens, plan.table[row], plan.lengths[row]
+        in_place = plan.contiguous and plan.key_cos is None
+        start = size * table[0] if in_place else torch.zeros_like(length)
+        if not in_place:
+            k_pages, v_pages = k_pages[table], v_pages[table]
+        k, v = k_pages.flatten(0, 1), v_pages.flatten(0, 1)
+        if plan.key_cos is not None and plan.key_sin is not None:
+            k = rotate(k[None], plan.key_cos[row], plan.key_sin[row])[0]
+        if plan.bias is None:
+            # Without keys the output is zeros, as flash-attn defines it.
+            return self._sequences(q[None], k, v, torch.stack((start, start + size * length)))[0][0]
+        page = torch.arange(len(table) + 1, dtype=torch.int32, device=q.device)
+        parts, lses = self._sequences(
+            q.expand(len(table), *q.shape), k, v, start + size * torch.minimum(page, length)
         )
-        out = out.unflatten(0, (plan.rows, queries))
-        if ordered:
-            return out
-        back = torch.empty_like(out)
-        back[order] = out
-        return back
+        lses = lses + plan.bias[row][:, None, None]
+        alive = (page[:-1] < length)[:, None, None]
+        merged = merge(parts, torch.where(alive, lses, -torch.inf))
+        return torch.where(length > 0, merged, 0)
 
-    def _run_by_run(
-        self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan, row: int
-    ) -> Tensor:
-        parts, lses = [], []
-        for run in plan.runs[row]:
-            pages = slice(run.first, run.first + run.pages)
-            part, lse = self._attend(q, k_pages[pages].flatten(0, 1), v_pages[pages].flatten(0, 1))
-            parts.append(part)
-            lses.append(lse + run.bias)
-        if not parts:
-            return torch.zeros_like(q)
-        return merge(torch.stack(parts), torch.stack(lses))
+    def _sequences(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend from ``q [R, T, N, D]`` over ``k, v [S, N, D]`` from one of R+1 ends to the next.
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from ``[T, N, D]`` over ``[S, N, D]``."""
-        q_ends, k_ends = _ends([0, len(q)], q.device), _ends([0, len(k)], q.device)
-        return self._version.attend(q, k, v, q_ends, k_ends, (len(q), len(k)))
+        Returns:
+            ``[R, T, N, D]`` and log-sum-exps ``[R, N, T]``.
+        """
+        rows, queries = q.shape[:2]
+        q_ends = queries * torch.arange(-1, rows + 1, dtype=torch.int32, device=q.device)
+        k_ends = torch.cat((torch.zeros_like(ends[:1]), ends))
+        out, lse = self._version.attend(
+            q.flatten(0, 1), k, v, q_ends.clamp_(min=0), k_ends, (queries, len(k))
+        )
+        return out.unflatten(0, (rows, queries)), lse.unflatten(1, (rows, queries)).transpose(0, 1)
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``PagedAttention.dense``."""
-        rows, queries, keys = q.shape[0], q.shape[1], k.shape[1]
-        out, _ = self._version.attend(
-            q.flatten(0, 1),
-            k.flatten(0, 1),
-            v.flatten(0, 1),
-            _ends([queries * i for i in range(rows + 1)], q.device),
-            _ends([keys * i for i in range(rows + 1)], q.device),
-            (queries, keys),
-        )
-        return out.unflatten(0, (rows, queries))
-
-
-def _ends(values: list[int], device: torch.device) -> Tensor:
-    """Put offsets on the device without waiting for it."""
-    host = torch.tensor(values, dtype=torch.int32)
-    if device.type == "cuda":
-        return host.pin_memory().to(device, non_blocking=True)
-    return host
+        rows, keys = k.shape[:2]
+        ends = keys * torch.arange(rows + 1, dtype=torch.int32, device=q.device)
+        return self._sequences(q, k.flatten(0, 1), v.flatten(0, 1), ends)[0]

@@ -1,16 +1,18 @@
 """Linear layers in FP8 (e4m3): a scale for each output channel and one for each token.
 
 Weights are rounded once; activations at every call, each token by its own largest value, so no
-calibration is needed. On a GPU of compute capability 8.9 or newer the product runs in FP8; anywhere
-else it is emulated: the same rounding, then a product in float32, which shows the numbers and
-not the speed. The layer takes the place of ``nn.Linear`` and knows nothing of the network.
+calibration is needed. On a GPU of compute capability 8.9 or newer the product runs in FP8, an older
+one is refused; on a CPU it is emulated: the same rounding, then a product in float32, which shows
+the numbers and not the speed. The layer takes the place of ``nn.Linear`` and knows nothing of the network.
 """
+
+import importlib.util
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FP8", "FP8_MAX", "Fp8Linear", "multiplies_fp8", "quantise"]
+__all__ = ["FP8", "FP8_MAX", "Fp8Linear", "check_fp8", "multiplies_fp8", "quantise"]
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -20,6 +22,21 @@ FP8_MAX = 448.0
 def multiplies_fp8(device: torch.device) -> bool:
     """Whether ``device`` has FP8 products with a scale for each row and column."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def check_fp8(what: str, device: torch.device) -> None:
+    """See that a device can do ``what`` in FP8, by itself or by emulation.
+
+    Raises:
+        ValueError: it is a GPU without FP8 products, or Triton, which rounds there, is missing.
+    """
+    if device.type != "cuda":
+        return
+    if not multiplies_fp8(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        raise ValueError(f"{what} on sm_{major}{minor}; it needs sm_89 or newer; leave it out")
+    if importlib.util.find_spec("triton") is None:
+        raise ValueError(f"{what} without triton; install triton, or leave it out")
 
 
 def quantise(x: Tensor, gelu: bool = False) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,13 @@ FlashAttention-3 (Shah et al. 2024, arXiv:2407.08608). On a GPU of compute capab
 it is emulated, which shows the numbers and not the speed. Attention over prompts is left alone.
 """
 
-import importlib.util
 import math
 
 import torch
 from torch import Tensor
 
 from kernels.backend import PagedAttention
-from kernels.fp8 import FP8, FP8_MAX, multiplies_fp8
+from kernels.fp8 import FP8, FP8_MAX, check_fp8
 from kernels.paged import PagePlan
 from kernels.rope import rotate
 
@@ -39,13 +38,7 @@ def fp8_attention(inner: PagedAttention, device: torch.device, head_dim: int) ->
             f"attention=fp8 with heads of {head_dim}; FP8 products take {LEAST_HEAD_DIM} and more; "
             "leave it out"
         )
-    if not multiplies_fp8(device):
-        major, minor = torch.cuda.get_device_capability(device)
-        raise ValueError(
-            f"attention=fp8 on sm_{major}{minor}; it needs sm_89 or newer; leave it out"
-        )
-    if importlib.util.find_spec("triton") is None:
-        raise ValueError("attention=fp8 without triton; install triton, or leave it out")
+    check_fp8("attention=fp8", device)
     from kernels.triton_backend import TritonFp8Attention
 
     descriptor = torch.cuda.get_device_capability(device) >= (9, 0)
@@ -61,6 +54,7 @@ class EmulatedFp8Attention:
 
     capturable = True
     """Runs of pages are not looked at, so whoever chooses pages need not say them."""
+    takes_bias = True
 
     def __init__(self, inner: PagedAttention) -> None:
         self.name = f"{inner.name}, fp8"

@@ -49,6 +49,7 @@ class PagePlan:
         write: ``[B, F]`` int32: page of each own latent frame, ``NO_PAGE`` to write nothing.
         table: ``[B, W]`` int32: attended pages; entries past ``lengths`` are not read.
         lengths: ``[B]`` int32: attended pages of each row.
+        frames: ``[B, W]`` int32: temporal position of each attended page.
         cos: ``[B, F*hw, D/2]`` float32: rotation of the queries.
         sin: as ``cos``.
         key_cos: ``[B, W*hw, D/2]`` float32 when keys are stored unrotated: their rotation in
@@ -63,6 +64,7 @@ class PagePlan:
     write: Tensor
     table: Tensor
     lengths: Tensor
+    frames: Tensor
     cos: Tensor
     sin: Tensor
     runs: tuple[tuple[PageRun, ...], ...]
@@ -83,7 +85,7 @@ class PagePlan:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the device tensors by name, without those that are None."""
-        names = ("write", "table", "lengths", "cos", "sin", "key_cos", "key_sin", "bias")
+        names = ("write", "table", "lengths", "frames", "cos", "sin", "key_cos", "key_sin", "bias")
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -137,7 +139,7 @@ def make_plan(
         head_dim: elements of one head.
         device: where the tensors go.
         key_frames: temporal position of each page of ``read``; given when keys are stored
-            unrotated.
+            unrotated. Else a page's place in ``read``, which nothing is rotated by.
         key_bias: addend to the scores of each page of ``read``.
         keep_order: keep the order of ``read`` instead of sorting it into runs.
         width: pages the tensors have room for; the longest row when None.
@@ -161,9 +163,10 @@ def make_plan(
 
     cos, sin = rotation(ints(query_frames))
     key_cos = key_sin = bias = None
+    places = key_frames or [range(len(pages)) for pages in read]
+    frames = ints(_padded([[places[row][i] for i in orders[row]] for row in rows], widest, 0))
     if key_frames is not None:
-        key_frames = [[key_frames[row][i] for i in orders[row]] for row in rows]
-        key_cos, key_sin = rotation(ints(_padded(key_frames, widest, 0)))
+        key_cos, key_sin = rotation(frames)
     if key_bias is not None:
         padded = [[*row, *([0.0] * (widest - len(row)))] for row in key_bias]
         bias = torch.tensor(padded, dtype=torch.float32).to(device)
@@ -172,6 +175,7 @@ def make_plan(
         write=ints(write),
         table=ints(_padded(read, widest, 0)),
         lengths=torch.tensor([len(pages) for pages in read], dtype=torch.int32).to(device),
+        frames=frames,
         cos=cos,
         sin=sin,
         runs=tuple(

@@ -8,15 +8,23 @@ a GPU was measured, see ``tests/bench/results``.
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from kernels.backend import Kernels, OracleAttention, PagedAttention, RunAttention, TorchKernels
+from kernels.backend_name import BackendName, Wanted
+from kernels.flash import FlashAttention
 
-__all__ = ["BackendName", "BackendStatus", "KernelsUnavailableError", "Target", "report", "select"]
+__all__ = [
+    "BackendStatus",
+    "KernelsUnavailableError",
+    "Target",
+    "choose",
+    "report",
+    "select",
+]
 
-BackendName = Literal["torch", "sdpa", "cudnn", "flash", "triton"]
 PREFERENCE: tuple[BackendName, ...] = ("triton", "cudnn", "sdpa")
 """What ``auto`` takes on a CUDA device, the first that can run."""
 
@@ -67,20 +75,20 @@ def report(target: Target) -> tuple[BackendStatus, ...]:
     return tuple(_check(name, target) for name in get_args(BackendName))
 
 
-def select(target: Target, wanted: BackendName | Literal["auto"] = "auto") -> Kernels:
-    """Return the kernels for ``target``.
+def choose(target: Target, wanted: Wanted = "auto") -> BackendName:
+    """Return the backend for ``target``.
 
     Args:
-        target: what they must run on.
+        target: what it must run on.
         wanted: a backend by name, or "auto" for the fastest that can run.
 
     Raises:
         KernelsUnavailableError: the wanted backend cannot run on ``target``.
     """
     if wanted == "auto" and target.device.type != "cuda":
-        return TorchKernels()
+        return "sdpa"
     if wanted == "auto":
-        return _build(next(name for name in PREFERENCE if _check(name, target).usable), target)
+        return next(name for name in PREFERENCE if _check(name, target).usable)
     if wanted not in get_args(BackendName):
         raise KernelsUnavailableError(
             f'kernels "{wanted}"; known are {", ".join(get_args(BackendName))} and auto; '
@@ -93,7 +101,16 @@ def select(target: Target, wanted: BackendName | Literal["auto"] = "auto") -> Ke
             f'kernels "{wanted}" on {target}: {status.reason}; '
             f"what can run here is {', '.join(others)}; choose one of them, or auto"
         )
-    return _build(wanted, target)
+    return wanted
+
+
+def select(target: Target, wanted: Wanted = "auto") -> Kernels:
+    """Return the kernels of the backend that ``choose`` names.
+
+    Raises:
+        KernelsUnavailableError: the wanted backend cannot run on ``target``.
+    """
+    return _build(choose(target, wanted), target)
 
 
 def _build(name: BackendName, target: Target) -> Kernels:
@@ -109,8 +126,6 @@ def _build(name: BackendName, target: Target) -> Kernels:
 
         attend = CudnnAttention()
     elif name == "flash":
-        from kernels.flash import FlashAttention
-
         attend = FlashAttention.found(target.device)
     else:
         attend = RunAttention()
@@ -129,8 +144,8 @@ def _check(name: BackendName, target: Target) -> BackendStatus:
             name, True, f"scaled_dot_product_attention of torch {torch.__version__} over page runs"
         )
     problem, answer = {
-        "cudnn": (_cudnn_problem, "cuDNN's fused attention over page runs"),
-        "flash": (_flash_problem, "flash-attn over page runs"),
+        "cudnn": (_cudnn_problem, "cuDNN's fused attention over page runs, without score bias"),
+        "flash": (_flash_problem, "flash-attn over pages where they lie"),
         "triton": (_triton_problem, "paged attention and fused operations"),
     }[name]
     found = problem(target)
@@ -167,9 +182,11 @@ def _cudnn_problem(target: Target) -> str | None:
 
 def _flash_problem(target: Target) -> str | None:
     found = _cuda_problem(target, (8, 0)) or _half_problem(target)
-    names = ("flash_attn_interface", "flash_attn")
-    if found is None and not any(importlib.util.find_spec(name) for name in names):
-        found = 'flash-attn is not installed (the extra "gpu" has it)'
+    if found is None:
+        try:
+            FlashAttention.found(target.device)
+        except ImportError as error:
+            found = str(error)
     if found is None and (target.head_dim % 8 or target.head_dim > 256):
         found = f"head sizes are multiples of 8 up to 256, this is {target.head_dim}"
     return found

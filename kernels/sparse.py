@@ -25,14 +25,14 @@ class SparsePages:
     Args:
         inner: attends over the pages that are left.
         keep: pages chosen by score, besides those that are always kept.
-        sink_pages: leading pages of the pool stretch that are always kept.
+        sink_frames: leading latent frames of the stream, whose pages are always kept.
     """
 
-    def __init__(self, inner: PagedAttention, keep: int, sink_pages: int) -> None:
+    def __init__(self, inner: PagedAttention, keep: int, sink_frames: int) -> None:
         assert keep >= 1, f"keep {keep}; at least one page must be left"
-        self._inner, self._keep, self._sink = inner, keep, sink_pages
+        self._inner, self._keep, self._sink = inner, keep, sink_frames
         self.name = f"{inner.name}, best {keep} pages"
-        self.capturable = inner.capturable
+        self.capturable, self.takes_bias = inner.capturable, inner.takes_bias
 
     def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
         """See ``PagedAttention.paged``."""
@@ -52,7 +52,8 @@ class SparsePages:
         keys = self._mean_keys(k_pages, plan, table)
         score = torch.einsum("bnd,bwnd->bw", q.float().mean(1), keys)
         place = torch.arange(width, device=table.device)
-        always = (table[:, :, None] == plan.write[:, None, :]).any(-1) | (place < self._sink)
+        own = (table[:, :, None] == plan.write[:, None, :]).any(-1)
+        always = own | (plan.frames < self._sink)
         score = score.masked_fill(always, torch.inf)
         score = score.masked_fill(place >= plan.lengths[:, None], -torch.inf)
         chosen = score.topk(kept, dim=1).indices.sort(dim=1).values
@@ -68,6 +69,7 @@ class SparsePages:
             plan,
             table=narrow,
             lengths=lengths,
+            frames=plan.frames.gather(1, chosen),
             bias=bias,
             runs=runs,
             key_cos=key_cos,
@@ -77,7 +79,7 @@ class SparsePages:
     def _mean_keys(self, k_pages: Tensor, plan: PagePlan, table: Tensor) -> Tensor:
         """Mean key of every page of the window as it is attended to, ``[B, W, N, D]``."""
         if plan.key_cos is None or plan.key_sin is None:
-            return k_pages.float().mean(1)[table]
+            return k_pages[table].mean(2, dtype=torch.float32)
         keys = k_pages[table].float().flatten(1, 2)  # [B, W*hw, N, D]
         keys = rotate(keys, plan.key_cos, plan.key_sin)
         return keys.unflatten(1, (table.shape[1], plan.page_tokens)).mean(2)

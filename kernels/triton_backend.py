@@ -30,6 +30,7 @@ class TritonAttention:
 
     name = "triton"
     capturable = True
+    takes_bias = True
 
     def __init__(self, tiles: AttentionTiles | None = None, *, descriptor: bool = False) -> None:
         self._tiles = tiles
@@ -67,6 +68,7 @@ class TritonFp8Attention:
     """
 
     capturable = True
+    takes_bias = True
 
     def __init__(self, inner: PagedAttention, *, descriptor: bool) -> None:
         self.name = f"{inner.name}, fp8"

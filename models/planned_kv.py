@@ -121,6 +121,7 @@ class PlanBuffers:
             write=self._write,
             table=self._table,
             lengths=self._lengths,
+            frames=self._key_frames,
             cos=cos,
             sin=sin,
             runs=self._runs,

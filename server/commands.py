@@ -174,8 +174,12 @@ def doctor(words: Sequence[str]) -> int:
 
     parser = _parser("doctor", "Say what this machine has and what will be used, with reasons.")
     parser.add_argument("--device", default="auto", help="device to look at")
+    parser.add_argument("--model", default="longtake-tiny", help="model to look for")
     options = parser.parse_args(words)
-    findings = examine(options.device)
+    try:
+        findings = examine(options.device, options.model)
+    except ValueError as error:
+        return _cannot(error)
     for finding in findings:
         _out(f"{'ok ' if finding.good else 'no '} {finding.what}: {finding.detail}")
     return 0 if all(finding.good or not finding.needed for finding in findings) else 1

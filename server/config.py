@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.work_policy import WorkPolicy
+from kernels.backend_name import Wanted
 from server.gateway.auth import is_loopback
 
 VARIABLE_PREFIX = "LONGTAKE_"
@@ -39,6 +40,7 @@ class Settings(BaseModel):
         codec: One of the model's codecs, such as ``wan-vae`` or ``taehv``; None is its default.
         text_device: Where the text encoder works: always on the device, on the CPU, or on the
             device for each new prompt alone.
+        kernels: ``auto``, or one of what ``python -m server doctor`` lists; never another instead.
         policy: How the engine saves work, as ``engine.work_policy`` reads it; empty is exact.
         tensor_devices: Devices that share every stream, from ``device`` on; the model's heads and
             sizes say which numbers are possible.
@@ -61,6 +63,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     codec: str | None = None
     text_device: Literal["device", "cpu", "offload"] = "device"
+    kernels: Wanted = "auto"
     policy: str = ""
     tensor_devices: Annotated[int, Field(ge=1, le=64)] = 1
     api_keys: tuple[str, ...] = ()
@@ -114,6 +117,7 @@ class Settings(BaseModel):
             "DTYPE": self.dtype,
             "CODEC": self.codec or "",
             "TEXT_DEVICE": self.text_device,
+            "KERNELS": self.kernels,
             "POLICY": self.policy,
             "TENSOR_DEVICES": str(self.tensor_devices),
             "API_KEY": ",".join(self.api_keys),
@@ -143,6 +147,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="where prompts are encoded: device, cpu, or offload, which borrows "
         "the device for each new prompt (default: device)",
     )
+    add("--kernels", help="auto, torch, sdpa, cudnn, flash, triton (default: auto; see doctor)")
     add("--policy", help="less work, such as window=9,merge-clean-pass (default: the exact path)")
     add("--tensor-devices", help="devices that share every stream, from --device on (default: 1)")
     add("--api-key", action="append", help="key that clients must send; may be repeated")
@@ -164,7 +169,7 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     names = (
         "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "codec",
-        "text_device", "policy", "tensor_devices", "api_key", "allow_origin", "resume_grace",
+        "text_device", "kernels", "policy", "tensor_devices", "api_key", "allow_origin", "resume_grace",
         "max_sessions", "random_weights",
     )  # fmt: skip
     values: dict[str, object] = {}

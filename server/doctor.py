@@ -11,14 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from engine.dtype import choose_dtype
-from kernels.select import Target, report
+from kernels.select import Target, choose, report
+from models.entry import ModelEntry
+from models.registry import find
 from server.media.encoder import ChunkEncoder
 from server.media.types import CODEC_NAMES
 from server.redis_process import RedisError, find_binary
 from server.worker.build import CannotServe, choose_device
-
-HEAD_DIM = 128
-"""Of the Wan family's attention heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +30,13 @@ class Finding:
     needed: bool = True
 
 
-def examine(device: str) -> list[Finding]:
-    """Look at everything the server uses on ``device``."""
-    return [_redis(), *_codecs(), *_device(device), _disk()]
+def examine(device: str, model: str = "longtake-tiny") -> list[Finding]:
+    """Look at everything the server uses on ``device`` for ``model``.
+
+    Raises:
+        ValueError: no such model is known.
+    """
+    return [_redis(), *_codecs(), *_device(device, find(model)), _disk()]
 
 
 def _redis() -> Finding:
@@ -57,7 +60,7 @@ def _codecs() -> list[Finding]:
     return found
 
 
-def _device(wanted: str) -> list[Finding]:
+def _device(wanted: str, model: ModelEntry) -> list[Finding]:
     try:
         device = choose_device(wanted)
     except CannotServe as error:
@@ -68,21 +71,26 @@ def _device(wanted: str) -> list[Finding]:
         detail = f"{name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
     else:
         detail = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
-    dtype = str(choose_dtype(device, time.monotonic)).removeprefix("torch.")
+    dtype = choose_dtype(device, time.monotonic)
     reason = "measured faster here" if device.type == "cpu" else "what accelerators are made for"
     return [
         Finding("device", True, f"{device}: {detail}"),
-        Finding("dtype", True, f"{dtype}, {reason}"),
-        *_kernels(device),
+        Finding("dtype", True, f"{str(dtype).removeprefix('torch.')}, {reason}"),
+        *_kernels(Target(device, dtype, model.transformer.head_dim)),
     ]
 
 
-def _kernels(device: torch.device) -> list[Finding]:
-    """Return what the kernels say of this device."""
-    target = Target(device, choose_dtype(device, time.monotonic), HEAD_DIM)
+def _kernels(target: Target) -> list[Finding]:
+    """Return what every kind of kernels says of this device, and which will be used."""
+    lines = report(target)
+    taken = choose(target)
+    why = next(line.reason for line in lines if line.name == taken)
     return [
-        Finding(f"kernels {line.name}", line.usable, line.reason, needed=False)
-        for line in report(target)
+        Finding("kernels", True, f"{taken} will be used on {target}: {why}"),
+        *(
+            Finding(f"kernels {line.name}", line.usable, line.reason, needed=False)
+            for line in lines
+        ),
     ]
 
 

@@ -116,7 +116,8 @@ def build(settings: Settings, say: Say) -> Built:
     say(f"loading {settings.model} on {named}")
     followers = None
     try:
-        kernels = select(Target(device, dtype, entry.transformer.head_dim))
+        target = Target(device, dtype, entry.transformer.head_dim)
+        kernels = select(target, settings.kernels)
         model = load_model(
             settings.model,
             device=device,
@@ -132,11 +133,10 @@ def build(settings: Settings, say: Say) -> Built:
             config = replace(config, max_sessions=settings.max_sessions)
         policy = WorkPolicy.parse(settings.policy)
         policy.check_devices(devices)
-        fast = device.type == "cuda"
         if devices > 1:
             say(f"starting {devices - 1} more, which share every stream; chunks run eagerly")
-            followers = Followers.start(model, devices, kernels=kernels, fast=fast)
-            if fast:
+            followers = Followers.start(model, devices, kernels=kernels, backend=settings.kernels)
+            if device.type == "cuda":
                 accelerate(model.transformer, kernels)
         say("measuring what a chunk costs here")
         engine = assemble(

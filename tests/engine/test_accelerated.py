@@ -29,6 +29,7 @@ from engine.types import (
 )
 from engine.work_policy import WorkPolicy
 from kernels.backend import OracleAttention, TorchKernels
+from kernels.cudnn import CudnnAttention
 from models.policy import CachePolicy
 from models.random_model import random_model
 from models.sampler import Sampler
@@ -201,6 +202,36 @@ def test_pages_smaller_than_a_frame_cannot_be_chosen_from() -> None:
     model, make = prepare(random_model(entry, 0), policy, TorchKernels())
     with pytest.raises(ValueError, match="must be one page; leave keep-pages and attention out"):
         Engine(model, EngineConfig(), lambda: 0.0, COSTS, make_generator=make)
+
+
+def test_kernels_without_a_score_bias_are_refused_by_a_model_that_weighs_the_past() -> None:
+    cache = replace(CACHE, past_weight=0.5)
+    model = random_model(tiny_test_entry(sizes=((64, 32),), cache=cache), 0)
+    model, make = prepare(model, WorkPolicy(), TorchKernels(CudnnAttention()))
+    with pytest.raises(ValueError, match="cudnn adds no bias to scores; choose"):
+        Engine(model, EngineConfig(), lambda: 0.0, COSTS, make_generator=make)
+
+
+def test_attention_in_fp8_makes_nearly_the_same_frames() -> None:
+    shown = []
+    for text in ("exact", "attention=fp8", "attention=fp8,keep-pages=3"):
+        engine = engine_under(text)
+        engine.admit(SPEC, 0.0)
+        shown.append(torch.cat([frames_of(step(engine))[0] for _ in range(3)]).float())
+    for other in shown[1:]:
+        assert 0 < (shown[0] - other).abs().mean() < 3
+
+
+def test_linears_in_fp8_are_refused_where_they_cannot_be_multiplied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(what: str, device: torch.device) -> None:
+        raise ValueError(f"{what} on {device.type}")
+
+    monkeypatch.setattr("engine.accelerated.check_fp8", refuse)
+    model = random_model(tiny_test_entry(sizes=((64, 32),), cache=CACHE), 0)
+    with pytest.raises(ValueError, match="linear=fp8 on cpu"):
+        prepare(model, WorkPolicy(linear="fp8"), TorchKernels())
 
 
 def test_choosing_pages_wraps_any_attention() -> None:

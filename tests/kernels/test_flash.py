@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.backend import OracleAttention
-from kernels.flash import FlashAttention, merge
+from kernels.flash import FlashAttention, find_flash, merge
 from kernels.paged import PagePlan, make_plan
 
 HW, HEADS, HEAD_DIM = 4, 2, 8
@@ -35,6 +35,9 @@ def varlen(
         assert b - a <= max_seqlen_q
         assert d - c <= max_seqlen_k
         if a == b:
+            continue
+        if c == d:  # as it defines attention to nothing
+            out[a:b], lse[:, a:b] = 0, torch.inf
             continue
         scores = torch.einsum("tnd,snd->nts", q[a:b], k[c:d]) / HEAD_DIM**0.5
         out[a:b] = torch.einsum("nts,snd->tnd", scores.softmax(-1), v[c:d])
@@ -62,7 +65,9 @@ class EarlyFlash3(ModuleType):
 INSTALLED = [FlashAttention(Flash2("flash_attn"), 2), FlashAttention(EarlyFlash3("flash3"), 3)]
 
 
-def plan_of(reads: list[list[int]], biased: bool, unrotated: bool) -> PagePlan:
+def plan_of(
+    reads: list[list[int]], biased: bool, unrotated: bool, width: int | None = None
+) -> PagePlan:
     return make_plan(
         write=[[0]] * len(reads),
         read=reads,
@@ -72,6 +77,7 @@ def plan_of(reads: list[list[int]], biased: bool, unrotated: bool) -> PagePlan:
         device=torch.device("cpu"),
         key_frames=[list(range(len(row))) for row in reads] if unrotated else None,
         key_bias=[[-0.4 * (i % 2) for i in range(len(row))] for row in reads] if biased else None,
+        width=width,
     )
 
 
@@ -106,21 +112,49 @@ def test_any_rows_of_pages_equal_the_oracle(
 
 
 @pytest.mark.parametrize("flash", INSTALLED, ids=["FA2", "FA3"])
-def test_rows_in_single_runs_take_one_call_and_no_copy(
+def test_rows_in_one_stretch_each_are_read_where_they_lie(
     flash: FlashAttention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     attend = type(flash._version).attend
 
     def watch(version: Any, q: torch.Tensor, k: torch.Tensor, *rest: Any) -> Any:
-        calls.append((k.data_ptr(), len(rest[1]) - 1))
+        calls.append((k.data_ptr(), rest[2].tolist()))
         return attend(version, q, k, *rest)
 
     monkeypatch.setattr(type(flash._version), "attend", watch)
     k, v = torch.randn(2, 12, HW, HEADS, HEAD_DIM)
     q = torch.randn(2, 6, HEADS, HEAD_DIM)
     flash.paged(q, k, v, plan_of([[8, 9], [3, 4, 5]], False, False))
-    assert calls == [(k.data_ptr(), 4)]  # a gap, the second row, a gap, the first row
+    assert calls == [
+        (k.data_ptr(), [0, 8 * HW, 10 * HW]),
+        (k.data_ptr(), [0, 3 * HW, 6 * HW]),
+    ]
+
+
+@pytest.mark.parametrize("flash", INSTALLED, ids=["FA2", "FA3"])
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("unrotated", [False, True])
+def test_a_plan_whose_tensors_changed_is_followed_as_a_captured_graph_must(
+    flash: FlashAttention, scattered: bool, biased: bool, unrotated: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    k, v = torch.randn(2, 12, HW, HEADS, HEAD_DIM, generator=generator)
+    q = torch.randn(1, 6, HEADS, HEAD_DIM, generator=generator)
+    before = plan_of([[2, 9, 7] if scattered else [2, 3, 4]], biased, unrotated)
+    after = plan_of([[8, 1] if scattered else [8, 9]], biased, unrotated, width=3)
+    expected = OracleAttention().paged(q, k, v, after)
+    replayed = flash.paged(q, k, v, before.with_tensors(after.tensors()))
+    torch.testing.assert_close(replayed, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_row_without_pages_gives_zeros(biased: bool) -> None:
+    q, k = torch.randn(2, 6, HEADS, HEAD_DIM), torch.randn(12, HW, HEADS, HEAD_DIM)
+    out = INSTALLED[0].paged(q, k, k, plan_of([[], [4, 5]], biased, False))
+    assert not out[0].any()
+    assert out[1].any()
 
 
 @pytest.mark.parametrize("flash", INSTALLED, ids=["FA2", "FA3"])
@@ -134,3 +168,46 @@ def test_merging_weighs_parts_by_their_keys() -> None:
     parts = torch.stack([torch.zeros(1, 1, 2), torch.ones(1, 1, 2)])
     lses = torch.tensor([1.0, 3.0]).log().view(2, 1, 1)
     torch.testing.assert_close(merge(parts, lses), torch.full((1, 1, 2), 0.75))
+
+
+@pytest.mark.parametrize(
+    ("installed", "capability", "named"),
+    [
+        ({"flash_attn", "flash_attn_interface"}, (9, 0), ("flash_attn_interface", 3)),
+        ({"flash_attn", "flash_attn_interface"}, (8, 0), ("flash_attn", 2)),
+        ({"flash_attn"}, (9, 0), ("flash_attn", 2)),
+    ],
+)
+def test_the_generation_made_for_the_device_is_taken(
+    installed: set[str],
+    capability: tuple[int, int],
+    named: tuple[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, installed, capability)
+    assert find_flash(torch.device("cuda")) == named
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [
+        ({"flash_attn_interface"}, "only FlashAttention 3 is installed, which runs on sm_90, and "),
+        (set(), 'flash-attn is not installed (the extra "gpu" has it)'),
+    ],
+)
+def test_what_does_not_fit_the_device_is_said(
+    installed: set[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, installed, (8, 0))
+    with pytest.raises(ImportError) as refused:
+        find_flash(torch.device("cuda"))
+    assert said in str(refused.value)
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], capability: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: object() if name in installed else None
+    )

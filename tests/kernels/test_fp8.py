@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kernels.fp8 import FP8_MAX, Fp8Linear, multiplies_fp8, quantise
+from kernels.fp8 import FP8_MAX, Fp8Linear, check_fp8, multiplies_fp8, quantise
 from tests.kernels.triton_modules import DEVICE, load
 
 triton_fp8: Any = load("triton_fp8")
@@ -79,8 +79,22 @@ def test_weights_take_a_byte_each() -> None:
     assert layer.scale.shape == (32, 1)
 
 
-def test_a_cpu_has_no_fp8_products() -> None:
+def test_a_cpu_has_no_fp8_products_and_emulates_them() -> None:
     assert not multiplies_fp8(torch.device("cpu"))
+    check_fp8("linear=fp8", torch.device("cpu"))
+
+
+def test_a_gpu_without_fp8_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    with pytest.raises(ValueError, match="linear=fp8 on sm_80; it needs sm_89 or newer; leave it"):
+        check_fp8("linear=fp8", torch.device("cuda"))
+
+
+def test_a_gpu_without_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="linear=fp8 without triton; install triton, or leave"):
+        check_fp8("linear=fp8", torch.device("cuda"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,6 +1,7 @@
 """Which kernels can run where, and what is said when the wanted ones cannot."""
 
 import importlib.util
+import sys
 from typing import get_args
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from kernels import select as module
 from kernels.backend import TorchKernels
-from kernels.select import BackendName, KernelsUnavailableError, Target, report, select
+from kernels.backend_name import BackendName
+from kernels.select import KernelsUnavailableError, Target, choose, report, select
 
 CPU = Target(torch.device("cpu"), torch.float32, 64)
 H200 = Target(torch.device("cuda"), torch.bfloat16, 128)
@@ -91,3 +93,23 @@ def test_an_old_gpu_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla T4")
     reasons = {status.name: status.reason for status in report(H200)}
     assert reasons["triton"] == "it needs sm_80 or newer, this is sm_75"
+
+
+@pytest.mark.usefixtures("hopper", "no_flash")
+def test_auto_takes_the_first_of_its_list_that_can_run() -> None:
+    assert choose(H200) == "triton"
+    assert choose(Target(H200.device, torch.bfloat16, 96)) == "cudnn"
+    assert choose(Target(H200.device, torch.float32, 96)) == "sdpa"
+
+
+@pytest.mark.usefixtures("hopper")
+def test_a_flash_attn_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, package=None: object() if name == "flash_attn" else real(name, package),
+    )
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    status = {line.name: line for line in report(H200)}["flash"]
+    assert not status.usable
+    assert "flash_attn" in status.reason

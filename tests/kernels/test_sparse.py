@@ -37,7 +37,7 @@ def test_pages_with_all_the_weight_are_found(inner: OracleAttention) -> None:
         k[page] = 8 * q[0, :1]
     plan = plan_of([list(range(1, 13))], [[11, 12]])
     full = inner.paged(q, k, v, plan)
-    sparse = SparsePages(inner, keep=2, sink_pages=1).paged(q, k, v, plan)
+    sparse = SparsePages(inner, keep=2, sink_frames=1).paged(q, k, v, plan)
     expected = inner.paged(q, k, v, plan_of([[1, 5, 9, 11, 12]], [[11, 12]]))
     torch.testing.assert_close(sparse, expected)
     assert (sparse - full).norm() / full.norm() < 0.05
@@ -46,7 +46,7 @@ def test_pages_with_all_the_weight_are_found(inner: OracleAttention) -> None:
 def test_a_window_that_is_small_enough_is_attended_whole() -> None:
     q, k, v = tensors()
     plan = plan_of([[3, 4, 5, 6]], [[5, 6]])
-    sparse = SparsePages(OracleAttention(), keep=2, sink_pages=1)
+    sparse = SparsePages(OracleAttention(), keep=2, sink_frames=1)
     assert torch.equal(sparse.paged(q, k, v, plan), OracleAttention().paged(q, k, v, plan))
 
 
@@ -54,7 +54,7 @@ def test_short_rows_of_a_batch_keep_all_their_pages() -> None:
     q, k, v = tensors(rows=2)
     reads, writes = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11]], [[2, 3], [10, 11]]
     plan = plan_of(reads, writes)
-    sparse = SparsePages(OracleAttention(), keep=2, sink_pages=1).paged(q, k, v, plan)
+    sparse = SparsePages(OracleAttention(), keep=2, sink_frames=1).paged(q, k, v, plan)
     alone = OracleAttention().paged(q[:1], k, v, plan_of(reads[:1], writes[:1]))
     torch.testing.assert_close(sparse[:1], alone)
 
@@ -66,7 +66,7 @@ def test_own_pages_and_sink_are_kept_whatever_their_score() -> None:
     for page in (1, 11, 12):
         k[page] = -k[page]
     plan = plan_of([list(range(1, 13))], [[11, 12]])
-    narrowed = SparsePages(OracleAttention(), keep=2, sink_pages=1)._narrowed(q, k, plan, 5)
+    narrowed = SparsePages(OracleAttention(), keep=2, sink_frames=1)._narrowed(q, k, plan, 5)
     assert {1, 11, 12} <= set(narrowed.table[0].tolist())
     assert narrowed.lengths.tolist() == [5]
 
@@ -78,7 +78,7 @@ def test_unrotated_keys_are_scored_and_attended_at_their_places() -> None:
         write=[[11, 12]], read=[read], query_frames=[[10, 11]], grid=(2, 2), head_dim=HEAD_DIM,
         device=torch.device("cpu"), key_frames=[list(range(12))],
     )  # fmt: skip
-    sparse = SparsePages(RunAttention(), keep=2, sink_pages=1)
+    sparse = SparsePages(RunAttention(), keep=2, sink_frames=1)
     chosen = sparse._narrowed(q, k, plan, 5).table[0].tolist()
     small = make_plan(
         write=[[11, 12]], read=[chosen], query_frames=[[10, 11]], grid=(2, 2), head_dim=HEAD_DIM,
@@ -90,3 +90,14 @@ def test_unrotated_keys_are_scored_and_attended_at_their_places() -> None:
 
 def test_the_name_says_that_it_is_an_approximation() -> None:
     assert SparsePages(RunAttention(), 3, 1).name == "sdpa, best 3 pages"
+
+
+def test_a_sink_whose_pages_were_copied_behind_the_others_is_still_kept() -> None:
+    q, k, _ = tensors()
+    q[:] = q[:, :1].abs()
+    k[:] = k.abs()
+    k[13] = -k[13]  # the sink's page scores worst of all, and has the highest number
+    plan = plan_of([[13, *range(1, 12)]], [[10, 11]])
+    narrowed = SparsePages(OracleAttention(), keep=2, sink_frames=1)._narrowed(q, k, plan, 5)
+    assert {13, 10, 11} <= set(narrowed.table[0].tolist())
+    assert 0 in narrowed.frames[0].tolist()
