@@ -163,11 +163,12 @@ class Engine:
         session = Session(
             spec, shape, spec.num_steps or entry.sampler.num_steps, pinned, demand.chunk_s, now
         )
+        held = Held(session, stream, demand)
         if snapshot is not None:
             try:
                 snapshot.check_model(self.model)
                 snapshot.put(stream, self.generator)
-                session.restore(snapshot.session, demand.chunk_s)
+                held.restore(snapshot.session)
             except Exception as error:
                 self.generator.close(stream)
                 if isinstance(error, SnapshotError):
@@ -176,32 +177,25 @@ class Engine:
                 return Refused(
                     "bad_snapshot", f"a damaged snapshot ({error!r}); start the stream anew"
                 )
-        self._held[spec.session_id] = Held(session, stream, demand)
+        self._held[spec.session_id] = held
         self._capacity = None
-        self._prompts.request(session.prompts.texts)
+        self._prompts.request(held.texts)
         return Admitted(spec.session_id, shape.chunk_frames, session.next_frame)
 
     def snapshot(self, session_id: str) -> Snapshot | None:
         """Copy what the stream needs to go on elsewhere; None when there is no such session.
 
-        What is being made must have been reported before, see ``land``, and what arrives handed
-        over, see ``hand_over``.
+        What is being made must have been reported before, see ``land``.
         """
         assert self._flight is None, "a state is taken between two chunks; land() first"
         held = self._held.get(session_id)
         if held is None:
             return None
-        assert held.arriving is None, "a promised change goes along; hand_over() first"
-        return Snapshot.take(self.model, held.session.state(), held.stream, self.generator)
+        return Snapshot.take(self.model, held.state(), held.stream, self.generator)
 
     def enter(self) -> None:
         """Prepare the calling thread; the one that builds an engine is prepared."""
         make_current(self.model.device)
-
-    def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
-        """Give a change whose texts are still being embedded to its session; report it."""
-        held = self._held.get(session_id)
-        return () if held is None else held.hand_over()
 
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
         """Carry out one command; one for a session that is gone does nothing."""
@@ -243,7 +237,7 @@ class Engine:
         if self._flight is not None:
             return now
         times = [
-            held.session.runnable_at() if self._prompts.ready(held.first_texts) else now + POLL_S
+            held.session.runnable_at() if self._prompts.ready(held.awaited_texts) else now + POLL_S
             for held in self._held.values()
         ]
         times += [now + POLL_S for held in self._held.values() if held.arriving is not None]
@@ -309,7 +303,7 @@ class Engine:
         candidates = (
             held.candidate(own_first, now)
             for held in self._held.values()
-            if self._prompts.ready(held.first_texts)
+            if self._prompts.ready(held.awaited_texts)
         )
         return [candidate for candidate in candidates if candidate is not None]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from engine.admission import Demand
+from engine.prompt_timeline import restored_update, update_state
 from engine.scheduler import Candidate
 from engine.session import ChunkPlan, Session
 from engine.stream import Stream
@@ -31,11 +34,31 @@ class Held:
     arriving: PromptUpdate | None = None
 
     @property
-    def first_texts(self) -> tuple[str, ...]:
-        """Texts without which its next chunk cannot start."""
-        if self.session.chunk_index > 0:
+    def awaited_texts(self) -> tuple[str, ...]:
+        """Texts that may still be with the encoder and without which its next chunk cannot start.
+
+        Those of its first chunk here, after a restore too, and of a timed prompt.
+        """
+        session = self.session
+        frame = session.next_frame
+        if session.last_run > -math.inf and not session.prompts.timed_is_due(frame):
             return ()
-        return tuple(part.text for part in self.session.spec.prompts)
+        return tuple(part.text for part in session.prompts.next_mix(frame))
+
+    def state(self) -> dict[str, Any]:
+        """Return what is in no spec and no tensor as plain JSON values, for ``restore``."""
+        return {**self.session.state(), "arriving": update_state(self.arriving)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where the stream that gave ``state`` was."""
+        self.session.restore(state, self.demand.chunk_s)
+        self.arriving = restored_update(state["arriving"])
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every text that may be needed, soonest first."""
+        arriving = () if self.arriving is None else self.arriving.prompts
+        return *self.session.prompts.texts, *(part.text for part in arriving)
 
     def hand_over(self) -> tuple[EngineEvent, ...]:
         """Give the change that arrives to the session; report it."""

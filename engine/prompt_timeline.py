@@ -9,6 +9,7 @@ weights given here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,6 +63,18 @@ def problem_with(prompts: Sequence[PromptPart]) -> str | None:
     return None
 
 
+def update_state(update: PromptUpdate | None) -> dict[str, Any] | None:
+    """Return a change as plain JSON values, for ``restored_update``."""
+    return None if update is None else asdict(update)
+
+
+def restored_update(state: dict[str, Any] | None) -> PromptUpdate | None:
+    """Rebuild a change from ``update_state``, which may have been through JSON."""
+    if state is None:
+        return None
+    return PromptUpdate(**{**state, "prompts": _prompts(state["prompts"])})
+
+
 class PromptTimeline:
     """One stream's prompts.
 
@@ -95,12 +108,22 @@ class PromptTimeline:
         self._pending = update
         return None if replaced is None else replaced.event_id
 
+    def timed_is_due(self, first_frame: int) -> bool:
+        """Whether the chunk that starts at ``first_frame`` changes by itself."""
+        return bool(self._timed) and self._timed[0].frame <= first_frame
+
+    def next_mix(self, first_frame: int) -> Prompts:
+        """Return what ``start_chunk`` would show; nothing changes."""
+        twin = copy(self)
+        twin._timed = list(self._timed)
+        return twin.start_chunk(first_frame).mix
+
     def start_chunk(self, first_frame: int) -> ChunkPrompt:
         """Decide what the chunk that starts at ``first_frame`` shows; once a chunk, in order."""
         before = self._mix()
         events: list[str] = []
         update: PromptUpdate | None = None
-        while self._timed and self._timed[0].frame <= first_frame:
+        while self.timed_is_due(first_frame):
             timed = self._timed.pop(0)
             update = PromptUpdate(f"timed:{timed.frame}", timed.prompts)
             events.append(update.event_id)
@@ -135,7 +158,7 @@ class PromptTimeline:
             "recache": self._recache,
             "rev": self._rev,
             "timed": self._timed,
-            "pending": None if self._pending is None else asdict(self._pending),
+            "pending": update_state(self._pending),
         }
 
     @classmethod
@@ -148,9 +171,7 @@ class PromptTimeline:
         timeline._recache = state["recache"]
         timeline._rev = int(state["rev"])
         timeline._timed = [TimedPrompt(int(at), _prompts(what)) for at, what in state["timed"]]
-        pending = state["pending"]
-        if pending is not None:
-            timeline._pending = PromptUpdate(**{**pending, "prompts": _prompts(pending["prompts"])})
+        timeline._pending = restored_update(state["pending"])
         return timeline
 
     def _mix(self) -> Prompts:

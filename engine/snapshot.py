@@ -42,7 +42,7 @@ class Snapshot:
 
     Attributes:
         model: What it goes on from, see ``model_id``.
-        session: ``Session.state()``.
+        session: ``Held.state()``.
         latent_hw: Latent height and width.
         latent_frames: Latent frames made so far.
         held: ``PageTable.held()``.
@@ -66,7 +66,7 @@ class Snapshot:
 
         Args:
             model: What makes the stream.
-            session: ``Session.state()``.
+            session: ``Held.state()``.
             stream: The stream.
             generator: Has its pages.
         """

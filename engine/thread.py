@@ -36,10 +36,6 @@ class Stepped(Protocol):
         """Copy what a stream needs to go on elsewhere."""
         ...
 
-    def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
-        """Give a change whose texts are still being embedded to its session; report it."""
-        ...
-
     def apply(self, command: Command, now: float) -> tuple[EngineEvent, ...]:
         """Carry out one command."""
         ...
@@ -134,8 +130,6 @@ class EngineThread:
 
         def take() -> bytes | None:
             self._emit(self._engine.land())
-            # A change that was promised to the client goes along.
-            self._emit(self._engine.hand_over(session_id))
             snapshot = self._engine.snapshot(session_id)
             return None if snapshot is None else snapshot.to_bytes()
 

@@ -507,7 +507,62 @@ def test_a_change_takes_effect_when_its_text_is_ready(slow, clock):
     assert applied == PromptApplied("s", "e2", 4, 45)
 
 
-def test_a_change_that_a_state_replaces_is_reported_and_the_state_has_the_newer_one(slow, clock):
+def test_a_restored_stream_waits_for_its_own_texts_and_holds_up_nobody(slow, clock):
+    engine, text = slow
+    for name in ("ready", "slow"):
+        text.gate(name).set()
+    engine.admit(spec("b", "slow", num_frames=45), clock.now)
+    wait_until_embedded(engine, "slow")
+    drive(engine, clock, 1)
+    snapshot = engine.snapshot("b")
+
+    later = SlowText()
+    other = make_engine(clock, model=replace(fake_model(), text=later), encode_ahead=True)
+    later.gate("ready").set()
+    other.admit(spec("a", "ready", num_frames=45), clock.now)
+    wait_until_embedded(other, "ready")
+    assert isinstance(other.admit(spec("b", "slow", num_frames=45), clock.now, snapshot), Admitted)
+    events = drive(other, clock, 10)
+    assert {event.session_id for event in events} == {"a"}
+    later.gate("slow").set()
+    wait_until_embedded(other, "slow")
+    assert chunks_of(drive(other, clock), "b")[0].first_frame == 9
+    other.close()
+
+
+def test_a_timed_prompt_that_is_not_embedded_holds_up_its_own_stream_alone(slow, clock):
+    engine, text = slow
+    for name in ("ready", "first"):
+        text.gate(name).set()
+    timed = (TimedPrompt(9, (PromptPart("slow"),)),)
+    engine.admit(spec("a", "ready", num_frames=45), clock.now)
+    engine.admit(spec("b", "first", num_frames=45, timed_prompts=timed), clock.now)
+    wait_until_embedded(engine, "ready", "first")
+    events = drive(engine, clock, 10)
+    assert (len(chunks_of(events, "a")), len(chunks_of(events, "b"))) == (4, 1)
+    text.gate("slow").set()
+    wait_until_embedded(engine, "slow")
+    (applied, *_) = drive(engine, clock)
+    assert applied == PromptApplied("b", "timed:9", 1, 9)
+
+
+def test_a_state_taken_while_a_text_is_embedded_does_not_make_the_stream_wait_for_it(slow, clock):
+    engine, text = slow
+    text.gate("a red ball").set()
+    engine.admit(spec(num_frames=93), clock.now)
+    wait_until_embedded(engine, "a red ball")
+    drive(engine, clock, 1)
+    engine.apply(UpdatePrompt("s", PromptUpdate("e", (PromptPart("slow"),))), clock.now)
+    engine.snapshot("s")
+    assert [chunk.chunk_index for chunk in chunks_of(drive(engine, clock, 2))] == [1, 2]
+    text.gate("slow").set()
+    wait_until_embedded(engine, "slow")
+    (applied, *_) = drive(engine, clock)
+    assert applied == PromptApplied("s", "e", 3, 33)
+
+
+@pytest.mark.parametrize("second_is_ready", [False, True])
+def test_changes_that_wait_go_along_to_another_engine(slow, clock, second_is_ready):
     engine, text = slow
     for ready in ("a red ball", "e1"):
         text.gate(ready).set()
@@ -525,9 +580,26 @@ def test_a_change_that_a_state_replaces_is_reported_and_the_state_has_the_newer_
     thread.start()
     data = thread.snapshot("s").result(10)
     thread.stop(10)
-    assert seen == [PromptSuperseded("s", "e1", "e2")]
-    assert "e2" in str(Snapshot.from_bytes(data).session["prompts"])
-    assert engine.hand_over("s") == engine.hand_over("nobody") == ()
+    assert seen == []
+
+    later = SlowText()
+    other = make_engine(clock, model=replace(fake_model(), text=later), encode_ahead=True)
+    other.admit(spec(num_frames=93), clock.now, Snapshot.from_bytes(data))
+    awaited = ("a red ball", "e1", *(("e2",) if second_is_ready else ()))
+    for name in awaited:
+        later.gate(name).set()
+    wait_until_embedded(other, *awaited)
+    events = drive(other, clock, 1)
+    if not second_is_ready:
+        assert events[0] == PromptApplied("s", "e1", 1, 9)
+        later.gate("e2").set()
+        wait_until_embedded(other, "e2")
+        events = drive(other, clock, 1)
+    else:
+        assert events.pop(0) == PromptSuperseded("s", "e1", "e2")
+    assert isinstance(events[0], PromptApplied)
+    assert events[0].event_id == "e2"
+    other.close()
 
 
 def test_a_text_that_cannot_be_embedded_ends_its_stream_with_the_reason(slow, clock):

@@ -83,6 +83,19 @@ def test_a_timed_prompt_that_another_overtakes_is_reported_as_superseded():
     assert chunk.superseded == (("timed:1", "e1"), ("timed:5", "e1"))
 
 
+def test_what_the_next_chunk_shows_can_be_asked_and_changes_nothing():
+    timeline = PromptTimeline(parts("a"), (TimedPrompt(9, parts("b")),))
+    timeline.start_chunk(0)
+    assert [timeline.timed_is_due(frame) for frame in (8, 9)] == [False, True]
+    assert timeline.next_mix(8) == (("a", 1.0),)
+    assert timeline.next_mix(9) == (("b", 1.0),)
+    timeline.queue(change("e1", "c"))
+    before = timeline.state()
+    assert timeline.next_mix(9) == (("c", 1.0),)
+    assert timeline.state() == before
+    assert timeline.start_chunk(9).superseded == (("timed:9", "e1"),)
+
+
 def test_a_change_to_the_same_prompt_is_applied_and_changes_nothing():
     timeline = PromptTimeline(parts("a"))
     timeline.start_chunk(0)

@@ -76,9 +76,6 @@ class FakeEngine:
     def enter(self) -> None:
         pass
 
-    def hand_over(self, session_id: str) -> tuple[EngineEvent, ...]:
-        return ()
-
     def land(self) -> tuple[EngineEvent, ...]:
         return ()
 
