@@ -5,30 +5,26 @@ card or says why not. Knows neither Redis nor the engine.
 """
 
 import base64
-import binascii
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
-from PIL import Image
-
 from server.catalogue import ModelCard
+from server.images import UnusableImage, fitted_png
 from server.media.types import CodecName
 from server.wire.messages_in import InteractionEvent, SessionStart
 from server.wire.messages_out import ErrorMessage
 
 WireFormat = Literal["m4s", "avcc", "jpeg"]
 _MP4_CODECS = ("h264", "av1")
-_MAX_IMAGE_PIXELS = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSpec:
     """A checked request for a live stream.
 
-    ``prompts`` are ``(text, weight)``; ``image`` is base64 of an encoded picture.
+    ``prompts`` are ``(text, weight)``; ``image`` is base64 of a PNG of the stream's size.
     """
 
     model: str
@@ -85,6 +81,8 @@ def choose(
 ) -> LiveSpec | ErrorMessage:
     """Check a start against what its model can do.
 
+    A start image is read and scaled here, which is no work for an event loop.
+
     Args:
         start: As the client sent it.
         card: Of the model it names.
@@ -114,10 +112,9 @@ def choose(
     codec = choose_codec(start.format, start.codec)
     if isinstance(codec, ErrorMessage):
         return codec
-    if start.image is not None:
-        refusal = _check_image(start.image, card)
-        if refusal is not None:
-            return refusal
+    image = None if start.image is None else _start_image(start.image, card, size)
+    if isinstance(image, ErrorMessage):
+        return image
     return LiveSpec(
         model=card.name,
         prompts=prompt_parts(start),
@@ -129,11 +126,12 @@ def choose(
         num_steps=start.num_inference_steps,
         pacing=start.pacing,
         codec=codec,
-        image=start.image,
+        image=image,
     )
 
 
-def _check_image(image: str, card: ModelCard) -> ErrorMessage | None:
+def _start_image(image: str, card: ModelCard, size: tuple[int, int]) -> str | ErrorMessage:
+    """Return a client's picture as base64 of a PNG of exactly ``size``."""
     if not card.start_image:
         return ErrorMessage(
             code="not_supported",
@@ -141,14 +139,9 @@ def _check_image(image: str, card: ModelCard) -> ErrorMessage | None:
             param="image",
         )
     try:
-        with Image.open(
-            io.BytesIO(base64.b64decode(image, validate=True)), formats=("PNG", "JPEG", "WEBP")
-        ) as picture:
-            pixels = picture.width * picture.height
-            if pixels <= _MAX_IMAGE_PIXELS:
-                picture.load()
-                return None
-            seen = f"a picture of {pixels} pixels; at most {_MAX_IMAGE_PIXELS} are allowed"
-    except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        seen = f"{len(image)} characters; base64 of a PNG, JPEG or WebP picture is allowed"
+        return base64.b64encode(fitted_png(base64.b64decode(image, validate=True), size)).decode()
+    except ValueError:
+        seen = f"{len(image)} characters that are not base64; base64 of a picture is allowed"
+    except UnusableImage as error:
+        seen = str(error)
     return ErrorMessage(code="invalid_image", message=f"image is {seen}", param="image")

@@ -4,6 +4,7 @@ Both end in an ``Opened`` value or an error message; the stream's record and tic
 nowhere else. Knows the fabric, no sockets.
 """
 
+import asyncio
 import datetime
 import hashlib
 import hmac
@@ -75,7 +76,7 @@ async def open_new(gateway: Gateway, start: SessionStart) -> Opened | ErrorMessa
             message=f"model {name[:80]}; served here: {', '.join(cards)}",
             param="model",
         )
-    spec = choose(start, card, gateway.draw_seed)
+    spec = await asyncio.to_thread(choose, start, card, gateway.draw_seed)
     if isinstance(spec, ErrorMessage):
         return spec
     redis = gateway.redis

@@ -73,8 +73,8 @@ async def _stop(gateway: Gateway, record: dict[str, str]) -> bool:
     await send_control(gateway.redis, session_id, {"type": "stop", "reason": "deleted"})
     deadline = gateway.clock() + STOP_S
     while gateway.clock() < deadline:
-        now = await read_record(gateway.redis, "live", session_id)
-        if now.get("state", "done") in ("done", "dead"):
+        state = await gateway.redis.do("HGET", keys.record("live", session_id), "state")
+        if state in (None, b"done", b"dead"):
             return True
         await asyncio.sleep(0.05)
     return False

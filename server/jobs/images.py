@@ -1,4 +1,4 @@
-"""Start images: an upload or a data URL becomes a PNG of exactly the video's size.
+"""How a job's start image arrives: an upload or a data URL.
 
 Addresses are not fetched: a server that loads what a client names can be made to read
 what only the server may reach. Knows no HTTP and no storage.
@@ -6,29 +6,14 @@ what only the server may reach. Knows no HTTP and no storage.
 
 import base64
 import binascii
-import io
 import json
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-
+from server.images import FORMATS, UnusableImage, fitted_png
 from server.jobs.errors import RequestRefused, refuse, shown
 from server.jobs.forms import Upload
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-_MAX_PIXELS = 32 * 2**20
 _PARAM = "input_reference"
-_UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    OSError,
-    ValueError,
-    SyntaxError,
-)
-"""What Pillow raises for pictures that are damaged or made to exhaust memory."""
 
 
 def read_start_image(reference: Any, size: tuple[int, int]) -> bytes:
@@ -39,26 +24,9 @@ def read_start_image(reference: Any, size: tuple[int, int]) -> bytes:
     """
     data = reference.data if isinstance(reference, Upload) else _from_url(reference)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            if picture.width * picture.height > _MAX_PIXELS:
-                raise refuse(
-                    f"{_PARAM} is {picture.width}x{picture.height}; at most {_MAX_PIXELS} pixels "
-                    "are allowed.",
-                    param=_PARAM,
-                )
-            turned = ImageOps.exif_transpose(picture).convert("RGB")
-    except _UNREADABLE as error:
-        raise _not_an_image(f"{len(data)} bytes that cannot be read as a picture") from error
-    fitted = ImageOps.fit(turned, size, Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    fitted.save(out, "PNG")
-    return out.getvalue()
-
-
-def pixels(png: bytes) -> NDArray[np.uint8]:
-    """Return a stored start image as RGB ``[H, W, 3]`` uint8."""
-    with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
-        return np.array(picture.convert("RGB"))
+        return fitted_png(data, size)
+    except UnusableImage as error:
+        raise refuse(f"{_PARAM} is {error}.", param=_PARAM, code="invalid_image") from error
 
 
 def _from_url(reference: Any) -> bytes:

@@ -40,7 +40,7 @@ from engine.types import (
 )
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
-from server.jobs import images
+from server.images import pixels
 from server.jobs.models import JobRequest
 from server.jobs.record import JobError
 from server.jobs.recorder import MakeEncoder, Recorder
@@ -275,7 +275,7 @@ class _Run:
     def _spec(self, request: JobRequest) -> StreamSpec:
         image = None
         if request.has_image:
-            image = images.pixels((self._folder.path / START_IMAGE).read_bytes())
+            image = pixels((self._folder.path / START_IMAGE).read_bytes())
         return stream_spec(self._session, request, image)
 
     def _open_recorder(self, request: JobRequest) -> Recorder:

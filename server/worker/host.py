@@ -15,7 +15,6 @@ from server.fabric import workers
 from server.fabric.claim import Claim, Dead, Dropped, claim
 from server.fabric.connection import FabricError
 from server.fabric.queue import TAKEOVER_MS, Ticket, WorkQueue
-from server.fabric.record import read_record
 from server.fabric.streams import send_notice
 from server.tasks import end_tasks
 from server.worker.live import LiveStream
@@ -159,8 +158,7 @@ class WorkerHost:
         held = await self._claimed(ticket)
         if held is None:
             return
-        record = await read_record(self._parts.redis, "live", ticket.subject)
-        stream = LiveStream(self._parts, held, record, self._admitted)
+        stream = LiveStream(self._parts, held, self._admitted)
         self._admitting += 1
         task = asyncio.create_task(self._guarded(stream.run(), ticket.subject))
         self._streams[stream] = task

@@ -27,13 +27,14 @@ from server.entries import config_to_json
 from server.fabric import keys
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
+from server.fabric.record import read_record
 from server.fabric.streams import drop_streams, read_entries
 from server.tasks import end_tasks
 from server.worker.encoders import Encoders
 from server.worker.kept import COST_SHARE, MAX_BYTES, KeptState, KeptStates
 from server.worker.output import Fenced, Output
 from server.worker.parts import LiveParts
-from server.worker.start import Beginning, beginning
+from server.worker.start import Beginning, beginning, engine_id
 from server.worker.steering import Steering
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ class LiveStream:
         self,
         parts: LiveParts,
         claim: Claim,
-        record: dict[str, str],
         on_decided: Callable[[], None],
     ) -> None:
         """Prepare a claimed stream.
@@ -61,15 +61,15 @@ class LiveStream:
         Args:
             parts: What the worker's streams share.
             claim: The right to publish it.
-            record: Its hash as just read.
             on_decided: Called once, when the engine has taken the stream in or never will.
         """
         self.session_id = claim.ticket.subject
         self._parts = parts
         self._on_decided = on_decided
         self._claim = claim
-        self._record = record
-        self._begin: Beginning = beginning(record, self.session_id, claim.epoch)
+        self._engine_id = engine_id(self.session_id, claim.epoch)
+        self._record: dict[str, str] = {}
+        self._begin: Beginning  # read first of all, by ``run``
         self._stop_reason = "stopped"
         self._stopping = False
         self._early: list[EngineEvent] = []
@@ -83,10 +83,28 @@ class LiveStream:
             self._stopping = True
             self._stop_reason = reason
             if self._output is not None:
-                self._parts.bridge.submit(Stop(self._begin.spec.session_id))
+                self._parts.bridge.submit(Stop(self._engine_id))
 
     async def run(self) -> None:
-        """Admit, serve and end the stream."""
+        """Admit, serve and end the stream; a fault ends it with a word to its viewers.
+
+        Raises:
+            FabricError: Redis stays away; the ticket is left to whoever reaches it first.
+        """
+        try:
+            try:
+                await self._serve()
+            except (Fenced, FabricError):
+                raise
+            except Exception as error:
+                log.exception("stream %s ended by a fault", self.session_id)
+                await self._fail(
+                    f"a fault of the server ({type(error).__name__}); its log has more"
+                )
+        except Fenced:
+            log.warning("stream %s: another worker took it over", self.session_id)
+
+    async def _serve(self) -> None:
         parts = self._parts
         helpers: list[asyncio.Task[None]] = [self._task(self._renew())]
         try:
@@ -108,13 +126,9 @@ class LiveStream:
                     await end_tasks(main)
                     helper.result()
             await self._end(await main, output)
-        except Fenced:
-            log.warning("stream %s: another worker took it over", self.session_id)
-            self._parts.bridge.submit(Stop(self._begin.spec.session_id))
-        except BaseException:
-            self._parts.bridge.submit(Stop(self._begin.spec.session_id))
-            raise
         finally:
+            # Harmless when the session has ended.
+            parts.bridge.submit(Stop(self._engine_id))
             await end_tasks(*helpers)
             if self._encoders is not None:
                 self._encoders.close()
@@ -124,6 +138,12 @@ class LiveStream:
 
     async def _admit(self) -> Admitted | None:
         """Ask the engine until it takes the stream in; None when the stream is over before."""
+        self._record = await read_record(self._parts.redis, "live", self.session_id)
+        if not self._record:
+            # It vanished after the claim; whoever finds the silent ticket drops it.
+            log.warning("stream %s: its record is gone", self.session_id)
+            return None
+        await self._read()
         await self._look_for_kept()
         while True:
             reason = await self._over_before_start()
@@ -137,7 +157,7 @@ class LiveStream:
                 return answer
             if isinstance(answer, Refused) and begin.kept is not None:
                 log.warning("stream %s begins anew: %s", self.session_id, answer.message)
-                self._begin = beginning(self._record, self.session_id, self._claim.epoch)
+                await self._read()
                 continue
             if isinstance(answer, Refused):
                 error = {"t": "error", "code": answer.code, "message": answer.message}
@@ -147,12 +167,18 @@ class LiveStream:
             assert isinstance(answer, Wait)
             await asyncio.sleep(WATCH_S)
 
+    async def _read(self, kept: KeptState | None = None) -> None:
+        """Read from the record how to begin; a start image is decoded in a thread."""
+        self._begin = await asyncio.to_thread(
+            beginning, self._record, self.session_id, self._claim.epoch, kept
+        )
+
     async def _look_for_kept(self) -> None:
         """Go on from a kept state of the engine when a takeover finds one."""
         states = self._parts.states
         if states is not None and self._begin.goes_on:
             kept = await asyncio.to_thread(states.read, self.session_id)
-            self._begin = beginning(self._record, self.session_id, self._claim.epoch, kept)
+            await self._read(kept)
 
     async def _keep(self, states: KeptStates, output: Output) -> None:
         """Keep the engine's state every few seconds while the stream gets on."""
@@ -164,7 +190,7 @@ class LiveStream:
             if output.chunks == kept_at:
                 continue
             began, kept_at, prompts = clock(), output.chunks, self._steering.prompts
-            data = await self._parts.bridge.snapshot(self._begin.spec.session_id)
+            data = await self._parts.bridge.snapshot(self._engine_id)
             if data is None or len(data) > MAX_BYTES:
                 break
             # The engine is ahead of what viewers have; a state from there would skip pictures.
@@ -228,15 +254,22 @@ class LiveStream:
             update = PromptUpdate(OWN_CHANGE, spec.prompts)
             parts.bridge.submit(UpdatePrompt(spec.session_id, update))
         if self._stopping:
-            parts.bridge.submit(Stop(self._begin.spec.session_id))
+            parts.bridge.submit(Stop(self._engine_id))
         return self._output
 
     async def _end(self, event: SessionEnded, output: Output) -> None:
-        reason = self._stop_reason if event.reason == "stopped" else event.reason
         if event.reason == "error":
-            message = event.error or "the engine gave no reason"
-            await self._say({"t": "error", "code": "stream_failed", "message": message})
+            await self._fail(event.error or "the engine gave no reason")
+            return
+        reason = self._stop_reason if event.reason == "stopped" else event.reason
         await self._finish(reason, output.chunks, output.frames)
+
+    async def _fail(self, message: str) -> None:
+        await self._say({"t": "error", "code": "stream_failed", "message": message})
+        output, record = self._output, self._record
+        chunks = output.chunks if output else int(record.get("next_chunk", 0))
+        frames = output.frames if output else int(record.get("next_frame", 0))
+        await self._finish("error", chunks, frames)
 
     async def _finish(self, reason: str, chunks: int, frames: int) -> None:
         self._parts.stats.ended(reason)

@@ -6,16 +6,12 @@ fetched, writes nothing.
 """
 
 import base64
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
-
 from engine.types import PromptPart, StreamSpec
+from server.images import pixels
 from server.live import LiveSpec
 from server.worker.kept import KeptState
 from server.worker.output import Offset
@@ -55,6 +51,11 @@ class Beginning:
         return self.published.chunks > 0
 
 
+def engine_id(session_id: str, epoch: int) -> str:
+    """Return the engine's name of a stream, which no other claim of it uses."""
+    return f"{session_id}.{epoch}"
+
+
 def beginning(
     record: Mapping[str, str], session_id: str, epoch: int, kept: KeptState | None = None
 ) -> Beginning:
@@ -63,7 +64,7 @@ def beginning(
     Args:
         record: The session's hash.
         session_id: Whose.
-        epoch: Of the claim; keeps the engine's name of the session unique on this worker.
+        epoch: Of the claim.
         kept: The newest state of the engine, if one is there.
     """
     live = LiveSpec.from_text(record["spec"])
@@ -84,7 +85,7 @@ def beginning(
     left = None if live.num_frames is None else max(1, live.num_frames - offset.frames)
     image = live.image if offset.chunks == 0 else None
     spec = StreamSpec(
-        session_id=f"{session_id}.{epoch}",
+        session_id=engine_id(session_id, epoch),
         prompts=tuple(PromptPart(text, weight) for text, weight in prompts),
         seed=live.seed,
         width=live.width,
@@ -94,7 +95,7 @@ def beginning(
         num_steps=live.num_steps,
         kind="live",
         pacing=live.pacing,
-        start_image=None if image is None else _picture(image, (live.width, live.height)),
+        start_image=None if image is None else pixels(base64.b64decode(image)),
     )
     return Beginning(
         live=live,
@@ -108,10 +109,3 @@ def beginning(
         paused=record.get("paused") == "1",
         prompts_text=record.get("prompts", ""),
     )
-
-
-def _picture(image: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a base64 picture cropped and scaled to ``size`` as RGB ``[H, W, 3]``."""
-    with Image.open(io.BytesIO(base64.b64decode(image))) as picture:
-        turned = ImageOps.exif_transpose(picture).convert("RGB")
-        return np.array(ImageOps.fit(turned, size, Image.Resampling.LANCZOS))

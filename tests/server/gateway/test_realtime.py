@@ -1,13 +1,19 @@
+import base64
+import dataclasses
 import io
 import json
+import threading
 
 import av
 import pytest
+from PIL import Image
 
+from server import live
+from server.images import fitted_png
 from server.wire.limits import Limits
 from tests.conftest import RedisServer
 from tests.server.fakes import CHUNK, FIRST, FakeEngine, colour
-from tests.server.harness import Chunk, gateway, serving, until, worker
+from tests.server.harness import CARD, Chunk, gateway, serving, until, worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -170,6 +176,27 @@ async def test_a_start_the_model_cannot_do_is_refused_and_may_be_tried_again(
         assert not error["fatal"]
         await viewer.start()
         await viewer.chunk()
+
+
+async def test_a_start_image_is_read_beside_the_event_loop_that_others_need(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def fitted(data: bytes, size: tuple[int, int]) -> bytes:
+        threads.append(threading.current_thread())
+        return fitted_png(data, size)
+
+    monkeypatch.setattr(live, "fitted_png", fitted)
+    card = dataclasses.replace(CARD, start_image=True)
+    out = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(out, "PNG")
+    image = base64.b64encode(out.getvalue()).decode()
+    async with serving(redis_server.url, card=card) as served, served.viewer() as viewer:
+        await viewer.say("session.start", prompt="a ball", image=image)
+        assert (await viewer.error())["message"] == "no start image here"  # the engine's word
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_garbage_is_answered_and_the_stream_goes_on(redis_server: RedisServer) -> None:

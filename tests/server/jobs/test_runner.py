@@ -15,7 +15,8 @@ from PIL import Image
 from engine.types import Refused, Wait
 from server.fabric.claim import Claim
 from server.fabric.connection import Connection
-from server.jobs import images, runner
+from server.images import pixels
+from server.jobs import runner
 from server.jobs.models import PromptText, TimedPrompt
 from server.jobs.runner import JobRunner, RunnerParts, stream_spec
 from server.jobs.segments import START_IMAGE, JobFolder
@@ -306,7 +307,7 @@ async def test_the_start_image_reaches_the_engine(
     assert image is not None
     assert image.shape == (96, 160, 3)
     assert image[0, 0].tolist() == [200, 10, 20]
-    assert np.array_equal(image, images.pixels(out.getvalue()))
+    assert np.array_equal(image, pixels(out.getvalue()))
 
 
 def test_a_timed_prompt_becomes_the_first_frame_not_before_its_time() -> None:

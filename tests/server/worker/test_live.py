@@ -1,0 +1,91 @@
+"""A live stream's faults are its own: other streams and the worker go on."""
+
+import asyncio
+
+import pytest
+
+from server.fabric import keys
+from server.fabric.claim import Claim, claim
+from server.fabric.connection import Connection
+from server.fabric.queue import Ticket, WorkQueue
+from server.fabric.record import create_record
+from server.fabric.streams import all_entries, send_control
+from server.live import LiveSpec
+from server.worker import host
+from tests.conftest import RedisServer
+from tests.server.harness import Served, Viewer, serving, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.redis]
+
+SPEC = LiveSpec(
+    model="fake",
+    prompts=(("a", 1.0),),
+    seed=1,
+    width=64,
+    height=48,
+    fps=16,
+    num_frames=None,
+    num_steps=None,
+    pacing="realtime",
+    codec="h264",
+    image="bm8gcGljdHVyZQ==",  # base64 of what is no picture
+)
+
+
+async def queue_stream(redis: Connection, session_id: str, spec: str) -> None:
+    """Queue a stream as a gateway does, with any text as its spec."""
+    await create_record(
+        redis, "live", session_id, {"state": "queued", "model": "fake", "spec": spec}
+    )
+    await send_control(redis, session_id, {"type": "attach", "conn": "c"})
+    await WorkQueue(redis, "fake", "live").put(session_id)
+
+
+@pytest.mark.parametrize("spec", [SPEC.to_text(), "{}"], ids=["no picture", "no spec"])
+async def test_a_stream_that_cannot_begin_ends_alone_with_a_word_to_its_viewers(
+    redis_server: RedisServer, spec: str
+) -> None:
+    async with serving(redis_server.url) as served, served.viewer() as viewer:
+        redis = served.context.redis
+        await viewer.start(pacing="asap")
+        await queue_stream(redis, "ses_bad", spec)
+        entries = await until(lambda: all_entries(redis, keys.media("ses_bad")))
+        assert entries[0].message["code"] == "stream_failed"
+        done = await until(lambda: _done(redis, "ses_bad"))
+        assert done == {"t": "done", "reason": "error", "chunks": 0, "frames": 0}
+        await _others_go_on(served, viewer)
+
+
+async def test_a_record_that_vanishes_after_the_claim_harms_nobody(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = asyncio.Event()
+
+    async def claim_and_lose(redis: Connection, ticket: Ticket, worker: str) -> object:
+        held = await claim(redis, ticket, worker)
+        if ticket.subject == "ses_bad":
+            assert isinstance(held, Claim)
+            await redis.do("DEL", held.record)
+            lost.set()
+        return held
+
+    monkeypatch.setattr(host, "claim", claim_and_lose)
+    async with serving(redis_server.url) as served, served.viewer() as viewer:
+        await viewer.start(pacing="asap")
+        await queue_stream(served.context.redis, "ses_bad", SPEC.to_text())
+        await lost.wait()
+        await _others_go_on(served, viewer)
+
+
+async def _others_go_on(served: Served, viewer: Viewer) -> None:
+    """See a stream that runs get on, on the worker it had, and another one start."""
+    for _ in range(4):
+        assert (await viewer.chunk()).metadata["epoch"] == 0
+    async with served.viewer() as other:
+        await other.start()
+        await other.chunk()
+
+
+async def _done(redis: Connection, session_id: str) -> object:
+    entries = await all_entries(redis, keys.media(session_id))
+    return next((e.message for e in entries if e.message["t"] == "done"), None)
