@@ -104,7 +104,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             f"{row['frames_per_s']:8.2f} frames/s, {row['pass_ms']:8.2f} ms a pass: "
             f"batch {case.batch}, decoder {name}, {row['window']} window of "
             f"{case.window_frames} latent frames with {case.sink_frames} sink frames, "
-            f"{'captured' if row['captured'] else 'eager'}",
+            f"{'captured' if row['captured'] else 'eager'}, warmed up in {row['warm_up_s']:.1f} s",
             file=sys.stderr,
         )
     return {

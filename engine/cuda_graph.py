@@ -128,7 +128,7 @@ class CapturedDenoiser:
         sizes: batch sizes to prepare for.
         max_steps: most denoising passes of a chunk.
         capture: replay graphs (needs a CUDA device); False runs eagerly.
-        max_graphs: most graphs kept when the attention needs one for each set of runs.
+        max_graphs: most graphs kept; the one used longest ago makes room.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class CapturedDenoiser:
         sizes: Sequence[int] = (1, 2, 4),
         max_steps: int = 4,
         capture: bool = True,
-        max_graphs: int = 32,
+        max_graphs: int = 64,
     ) -> None:
         device = pool.k.device
         if capture and device.type != "cuda":

@@ -42,6 +42,10 @@ class Trace(Protocol):
 class ChunkDenoiser(Protocol):
     """Denoises chunks over a pool of pages, as ``engine.cuda_graph`` does by replaying graphs."""
 
+    @property
+    def graphs(self) -> int:
+        """Graphs captured and kept."""
+
     def chunk(
         self,
         rows: Sequence[RowPages],

@@ -124,6 +124,11 @@ class Generator:
         return self._denoiser is not None
 
     @property
+    def graphs(self) -> int:
+        """Captured graphs that are kept; none where chunks run eagerly."""
+        return 0 if self._denoiser is None else self._denoiser.graphs
+
+    @property
     def keeps_cache(self) -> bool:
         """Whether a stream's next chunk needs the keys and values of its last one."""
         return self._recache.clean_pass

@@ -1,23 +1,29 @@
 """Times the engine's own operations on the device at start-up, to fill the cost table.
 
-Where chunks are asked for ahead of the device, whole ones are made as well, at the model's first size and
-default steps: a graph that most chunks replay is captured before the first viewer comes.
+Where chunks are asked for ahead of the device, whole ones are made as well: a graph that chunks
+replay is captured before the first viewer comes. What most chunks want comes first, and after
+``WARM_UP_S`` the rest is left to the chunks that want it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from engine.cost_table import CostTable, measure
 from engine.generator import Generator
 from engine.pixels import Pixels
+from engine.playout import LEAST_STEPS
 from engine.prompts import PromptStore
 from engine.stream import Stream
 from engine.types import PromptPart
 from models.interface import LoadedModel
-from models.sampler import Schedule
+from models.sampler import Sampler, Schedule
+
+
+WARM_UP_S = 60.0
+"""How long whole chunks are made at most; the one that is begun by then is ended."""
 
 
 def measure_costs(
@@ -27,24 +33,33 @@ def measure_costs(
     pixels: Pixels,
     max_batch: int,
     clock: Callable[[], float],
+    warm_up_s: float = WARM_UP_S,
 ) -> CostTable:
     """Run passes at every batch size that fits, a decode and a recache, with full windows.
 
-    Where the generator is asynchronous two whole chunks follow at every batch size that will be used.
+    Where the generator is asynchronous whole chunks follow, for ``warm_up_s``: of every size, number
+    of steps and batch that will be used, and a stream's last ones.
 
     The streams it opens are closed again; the pool is empty before and after.
     """
     entry = model.entry
-    width, height = entry.sizes[0]
-    latent_hw = (height // 8, width // 8)
+    sizes = list(dict.fromkeys((height // 8, width // 8) for width, height in entry.sizes))
+    latent_hw = sizes[0]
     frames = entry.cache.chunk_frames
     window = generator.window_frames(max(frames, 21))
     streams: list[Stream] = []
-    while len(streams) < max_batch:
-        stream = generator.open(latent_hw, window)
-        if stream is None:
-            break
-        streams.append(stream)
+
+    def open_all(latent_hw: tuple[int, int]) -> None:
+        while streams:
+            generator.close(streams.pop())
+        while len(streams) < max_batch:
+            stream = generator.open(latent_hw, window)
+            if stream is None:
+                break
+            streams.append(stream)
+            _fill(stream, window, (entry.transformer.out_channels, *latent_hw), model.device)
+
+    open_all(latent_hw)
     assert streams, "the pool has no room for one stream"
     shape = (entry.transformer.out_channels, *latent_hw)
     random = torch.Generator().manual_seed(0)
@@ -69,14 +84,18 @@ def measure_costs(
         generator.chunk(rows, frames, [prompt] * batch, same, one_step, lambda _: noisy, last=True)
         wait()
 
-    def whole_chunks(batch: int) -> None:
-        rows, noisy, same = streams[:batch], drawn[:batch], [False] * batch
+    def whole_chunks(batch: int, steps: int, last: bool) -> None:
+        rows, same = streams[:batch], [False] * batch
+        noisy = torch.zeros(batch, frames, shape[0], *rows[0].latent_hw, device=model.device)
         for stream in rows:
             generator.settle(stream)
-        # Nothing is owed for the first chunk; with merged passes the second makes what the first one owes.
+        # Nothing is owed for the first chunk; with merged passes the second makes what the first
+        # one owes.
         for index in range(2):
-            schedule = entry.sampler.schedule(None, index)
-            generator.chunk(rows, frames, [prompt] * batch, same, schedule, lambda _: noisy)
+            schedule = entry.sampler.schedule(steps, index)
+            generator.chunk(
+                rows, frames, [prompt] * batch, same, schedule, lambda _: noisy, last=last
+            )
         wait()
 
     def decode() -> None:
@@ -87,19 +106,32 @@ def measure_costs(
         wait()
 
     try:
-        for stream in streams:
-            _fill(stream, window, shape, model.device)
         batches = [size for size in (1, 2, 4, 8, 16, 32) if size <= len(streams)]
         costs = measure(one_pass, decode, recache, batches, clock)
         if generator.asynchronous:
-            steps = entry.sampler.num_steps
-            used = {costs.best_batch(waiting, steps) for waiting in range(1, len(streams) + 1)}
-            for batch in sorted(used, reverse=True):
-                whole_chunks(batch)
+            until = clock() + warm_up_s
+            for hw, batch, steps, last in _wanted(costs, len(streams), entry.sampler, sizes):
+                if hw != streams[0].latent_hw:
+                    open_all(hw)
+                whole_chunks(batch, steps, last)
+                if clock() >= until:
+                    break
         return costs
     finally:
         for stream in streams:
             generator.close(stream)
+
+
+def _wanted(
+    costs: CostTable, most: int, sampler: Sampler, sizes: list[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], int, int, bool]]:
+    """Name what chunks will be asked for: size, batch, steps and whether it is a stream's last one."""
+    full = sampler.num_steps
+    used = sorted({costs.best_batch(n, full) for n in range(1, most + 1)}, reverse=True)
+    for hw in sizes:
+        for steps in range(full, min(LEAST_STEPS, full) - 1, -1):
+            yield from ((hw, batch, steps, False) for batch in used)
+        yield from ((hw, batch, full, True) for batch in used)
 
 
 def _fill(stream: Stream, frames: int, shape: tuple[int, ...], device: torch.device) -> None:

@@ -19,6 +19,8 @@ from engine.types import Pacing
 ACK_SLACK_FRAMES = 4
 ASAP_CHUNKS_AHEAD = 2
 RESPONSES_KEPT = 32
+LEAST_STEPS = 2
+"""To so many the steps of a stream are lowered whose viewer stalls."""
 
 
 class Playout:
@@ -176,7 +178,7 @@ class StepGovernor:
         least: Fewest steps.
     """
 
-    def __init__(self, full: int, pinned: bool, least: int = 2) -> None:
+    def __init__(self, full: int, pinned: bool, least: int = LEAST_STEPS) -> None:
         self._full = full
         self._least = full if pinned else min(least, full)
         self._late = 0

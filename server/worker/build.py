@@ -139,6 +139,7 @@ def build(settings: Settings, say: Say) -> Built:
             if device.type == "cuda":
                 accelerate(model.transformer, kernels)
         say("measuring what a chunk costs here")
+        began = time.monotonic()
         engine = assemble(
             model,
             config,
@@ -148,7 +149,9 @@ def build(settings: Settings, say: Say) -> Built:
             max_steps=max_steps(model),
             followers=followers,
         )
-        model = engine.model
+        model, graphs = engine.model, engine.generator.graphs
+        captured = f", {graphs} graphs captured" if graphs else ""
+        say(f"measured and warmed up in {time.monotonic() - began:.1f} s{captured}")
     except (ValueError, OSError, RuntimeError) as error:
         if followers is not None:
             followers.close()

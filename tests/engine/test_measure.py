@@ -1,6 +1,7 @@
 """What is timed at start-up, and what is made ready by it."""
 
 import itertools
+import math
 
 import torch
 
@@ -9,6 +10,7 @@ from engine.generator import Generator
 from engine.measure import measure_costs
 from engine.merged import MergingGenerator
 from engine.pixels import Pixels
+from engine.playout import LEAST_STEPS
 from engine.prompts import PromptStore
 from engine.work_policy import WorkPolicy
 from kernels.backend import TorchKernels
@@ -27,25 +29,36 @@ class Ahead:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, bool, bool]] = []
+        self.shapes: list[tuple[int, int]] = []
+        self.graphs = 0
 
     def chunk(
         self, rows, latent_hw, prompts, schedule: Schedule, draw, context_timestep, owed=None
     ):
         merged = owed is not None
+        self.shapes.append(latent_hw)
         self.asked.append((len(rows), len(schedule), context_timestep is not None, merged))
         return draw(0).float()
 
 
-def started(model: LoadedModel, pool: KVPool, generator: Generator, seconds: float):
+def started(
+    model: LoadedModel,
+    pool: KVPool,
+    generator: Generator,
+    seconds: float,
+    warm_up_s: float = math.inf,
+):
     """Measure with a clock on which a pass takes as long for every batch size."""
     ticks = itertools.count().__next__
     prompts = PromptStore(model.text, model.transformer.prompt_kv, 1 << 20, None)
     pixels = Pixels(model.codec, CPU, 0)
-    return measure_costs(model, generator, prompts, pixels, 4, lambda: seconds * ticks())
+    return measure_costs(model, generator, prompts, pixels, 4, lambda: seconds * ticks(), warm_up_s)
 
 
-def model_and_pool() -> tuple[LoadedModel, KVPool]:
-    model = random_model(tiny_test_entry(sizes=((64, 32),)), 0)
+def model_and_pool(
+    pictures: tuple[tuple[int, int], ...] = ((64, 32),),
+) -> tuple[LoadedModel, KVPool]:
+    model = random_model(tiny_test_entry(sizes=pictures), 0)
     sizes, memory = model.entry.transformer, memory_for(model, 4)
     return model, KVPool(
         sizes.num_layers, memory.pages, memory.page_tokens, sizes.num_heads, sizes.head_dim,
@@ -53,18 +66,46 @@ def model_and_pool() -> tuple[LoadedModel, KVPool]:
     )  # fmt: skip
 
 
-def test_whole_chunks_are_made_at_every_size_that_will_run_the_largest_first() -> None:
+def test_whole_chunks_are_made_of_every_kind_that_will_run_the_commonest_first() -> None:
     model, pool = model_and_pool()
     entry, ahead = model.entry, Ahead()
     generator = Generator(model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead)
     free = generator.pages.free
     costs = started(model, pool, generator, 0.01)
-    steps = entry.sampler.num_steps
-    used = sorted({costs.best_batch(n, steps) for n in range(1, 5)}, reverse=True)
+    full = entry.sampler.num_steps
+    used = sorted({costs.best_batch(n, full) for n in range(1, 5)}, reverse=True)
     assert used == [4, 2, 1]
-    whole = [asked for asked in ahead.asked if asked[2]]
-    assert whole == [(size, steps, True, False) for size in used for _ in range(2)]
+    whole = [asked for asked in ahead.asked if asked[1] > 1]
+    expected = [
+        (size, steps, True, False)
+        for steps in range(full, LEAST_STEPS - 1, -1)
+        for size in used
+        for _ in range(2)
+    ]
+    expected += [(size, full, False, False) for size in used for _ in range(2)]  # last chunks
+    assert whole == expected
     assert generator.pages.free == free
+
+
+def test_every_size_of_picture_is_warmed_up() -> None:
+    model, pool = model_and_pool(((64, 32), (32, 64)))
+    entry, ahead = model.entry, Ahead()
+    generator = Generator(model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead)
+    free = generator.pages.free
+    started(model, pool, generator, 0.01)
+    shapes = list(dict.fromkeys(ahead.shapes))
+    assert shapes == [(4, 8), (8, 4)]
+    assert generator.pages.free == free
+
+
+def test_the_warm_up_ends_when_its_time_is_over() -> None:
+    model, pool = model_and_pool()
+    entry, ahead = model.entry, Ahead()
+    generator = Generator(model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead)
+    started(model, pool, generator, 0.01, warm_up_s=0.025)
+    whole = [asked[:2] for asked in ahead.asked if asked[1] > 1]
+    full = entry.sampler.num_steps
+    assert whole == [(size, full) for size in (4, 2, 1) for _ in range(2)]
 
 
 def test_with_merged_passes_every_size_makes_a_chunk_that_is_owed_nothing_and_one_that_is() -> None:
@@ -75,8 +116,8 @@ def test_with_merged_passes_every_size_makes_a_chunk_that_is_owed_nothing_and_on
     )
     started(model, pool, generator, 0.01)
     steps = entry.sampler.num_steps
-    whole = [(rows, merged) for rows, count, _, merged in ahead.asked if count == steps]
-    assert whole == [(size, merged) for size in (4, 2, 1) for merged in (False, True)]
+    whole = [(rows, merged) for rows, count, clean, merged in ahead.asked if count == steps]
+    assert whole[:6] == [(size, merged) for size in (4, 2, 1) for merged in (False, True)]
 
 
 def test_a_plain_loop_has_nothing_to_capture() -> None:
