@@ -160,9 +160,9 @@ class Engine:
         if stream is None:
             return Wait(f"the stream needs {demand.pages} pages; fewer are free")
         pinned = spec.num_steps is not None or not self._config.adapt_steps
-        session = Session(
-            spec, shape, spec.num_steps or entry.sampler.num_steps, pinned, demand.chunk_s, now
-        )
+        steps = spec.num_steps or entry.sampler.num_steps
+        first_steps = entry.sampler.passes(steps, 0)
+        session = Session(spec, shape, steps, first_steps, pinned, demand.chunk_s, now)
         held = Held(session, stream, demand)
         if snapshot is not None:
             try:

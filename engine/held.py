@@ -83,6 +83,7 @@ class Held:
             session.playout.deadline(),
             ready,
             session.last_run,
+            session.next_steps,
             session.governor.steps,
             self._group(own_first_schedule),
             session.shape.frames(session.chunk_index) / session.spec.fps,

@@ -32,6 +32,7 @@ class Candidate:
         ready_since: Since when it may run.
         last_run: When its last chunk was started; minus infinity before the first.
         steps: Denoising steps of its chunk.
+        later_steps: Of those that follow.
         group: Equal for sessions whose chunks can share a batch (size, latent frames, schedule).
         media_s: How long its chunk plays.
     """
@@ -43,6 +44,7 @@ class Candidate:
     ready_since: float
     last_run: float
     steps: int
+    later_steps: int
     group: Hashable
     media_s: float
 
@@ -129,9 +131,9 @@ def _stalls(
         if row.deadline is not None and row.session_id not in running
     ]
     waiting += [
-        (at + row.media_s, row.steps)
+        (at + row.media_s, row.later_steps)
         for row in rows
-        if row.shows_nothing and row.media_s >= costs.chunk_s(1, row.steps)
+        if row.shows_nothing and row.media_s >= costs.chunk_s(1, row.later_steps)
     ]
     waiting.sort()
     while waiting:

@@ -62,7 +62,7 @@ class ChunkPlan:
         latents: Its latent frames.
         frames: Its pixel frames that are delivered.
         prompt: What it shows.
-        steps: Denoising steps.
+        steps: Denoising steps; those of a first chunk may be others than were asked for.
         last: No chunk follows.
         ready_since: When it could have been started.
         opens: It is the stream's first one here, after a restore too: a viewer waits for a picture.
@@ -86,6 +86,7 @@ class Session:
         spec: As admitted.
         shape: How its stream is cut into chunks.
         steps: Denoising steps when there is time.
+        first_steps: Those of the stream's first chunk.
         pinned: Never use fewer.
         expected_s: Time one chunk is expected to take.
         now: When it was admitted.
@@ -96,6 +97,7 @@ class Session:
         spec: StreamSpec,
         shape: ChunkShape,
         steps: int,
+        first_steps: int,
         pinned: bool,
         expected_s: float,
         now: float,
@@ -106,6 +108,7 @@ class Session:
         self.pacing: Pacing = "asap" if spec.kind == "job" else spec.pacing
         self.playout = Playout(self.pacing, spec.fps, shape.chunk_frames, expected_s)
         self.governor = StepGovernor(steps, pinned or self.pacing != "realtime")
+        self._first_steps = first_steps
         self.chunk_index = 0
         self._being_made = 0  # chunks
         self.last_run = float("-inf")
@@ -116,6 +119,11 @@ class Session:
     def next_frame(self) -> int:
         """Number of the first pixel frame that is neither made nor being made."""
         return self.playout.generated
+
+    @property
+    def next_steps(self) -> int:
+        """Denoising steps of the next chunk."""
+        return self._first_steps if self.chunk_index == 0 else self.governor.steps
 
     @property
     def made(self) -> tuple[int, int]:
@@ -172,7 +180,7 @@ class Session:
             latents=self.shape.latents(self.chunk_index),
             frames=min(frames, left),
             prompt=self.prompts.start_chunk(self.next_frame),
-            steps=self.governor.steps,
+            steps=self.next_steps,
             last=self.spec.num_frames is not None and left <= frames,
             ready_since=min(ready_since, now),
             opens=opens,

@@ -108,12 +108,7 @@ class Sampler:
         Raises:
             ValueError: ``num_steps`` is below 1 or above 1000.
         """
-        steps = self.steps
-        if chunk_index == 0 and self.first_chunk_steps is not None:
-            steps = self.first_chunk_steps
-        wanted = self.num_steps if num_steps is None else num_steps
-        if wanted not in (len(self.steps), len(steps)):
-            steps = self._respaced(steps, wanted)
+        steps = self._steps(num_steps, chunk_index)
         table = _sigma_table(self.shift)
         timesteps = table * np.float32(1000)
         if self.warp:
@@ -125,6 +120,27 @@ class Sampler:
         nearest = (int(np.abs(timesteps - np.float32(t)).argmin()) for t in told)
         sigmas = tuple(float(table[i]) for i in nearest)
         return Schedule(told, sigmas, self.fresh_noise)
+
+    def passes(self, num_steps: int, chunk_index: int) -> int:
+        """Return how many passes ``schedule`` gives; asking it for that many gives the same ones.
+
+        Args:
+            num_steps: passes wanted.
+            chunk_index: 0 for the first chunk of a stream.
+
+        Raises:
+            ValueError: ``num_steps`` is below 1 or above 1000.
+        """
+        return len(self._steps(num_steps, chunk_index))
+
+    def _steps(self, num_steps: int | None, chunk_index: int) -> tuple[float, ...]:
+        steps = self.steps
+        if chunk_index == 0 and self.first_chunk_steps is not None:
+            steps = self.first_chunk_steps
+        wanted = self.num_steps if num_steps is None else num_steps
+        if wanted in (len(self.steps), len(steps)):
+            return steps
+        return self._respaced(steps, wanted)
 
     def _respaced(self, steps: tuple[float, ...], wanted: int) -> tuple[float, ...]:
         if not 1 <= wanted <= TABLE_LENGTH:

@@ -9,6 +9,7 @@ import torch
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.engine import Engine
+from engine.scheduler import schedule
 from engine.snapshot import Snapshot
 from engine.thread import EngineThread
 from engine.types import (
@@ -33,6 +34,7 @@ from engine.types import (
     Wait,
 )
 from models.policy import CachePolicy
+from models.sampler import Sampler
 from tests.fakes_engine import COSTS, FakeText, fake_model, memory_for, network_of
 
 TOGETHER = CostTable({1: 0.01, 2: 0.011, 4: 0.012}, decode_s=0.001, recache_s=0.01)
@@ -159,6 +161,23 @@ def test_a_prompt_that_cannot_be_shown_is_rejected_and_the_stream_goes_on(engine
     (event,) = engine.apply(UpdatePrompt("s", PromptUpdate("e1", ())), clock.now)
     assert isinstance(event, PromptRejected)
     assert drive(engine, clock)[-1] == SessionEnded("s", "complete", 2, 21)
+
+
+def test_a_first_chunk_with_steps_of_its_own_is_planned_and_reported_with_them(clock, monkeypatch):
+    planned = []
+
+    def noting(candidates, *rest):
+        planned.extend((row.steps, row.later_steps) for row in candidates)
+        return schedule(candidates, *rest)
+
+    monkeypatch.setattr("engine.engine.schedule", noting)
+    sampler = Sampler(steps=(1000.0, 500.0), first_chunk_steps=(1000.0, 750.0, 500.0, 250.0))
+    engine = make_engine(clock, model=fake_model(sampler=sampler))
+    engine.admit(spec(num_frames=33), clock.now)
+    events = drive(engine, clock)
+    assert [chunk.steps for chunk in chunks_of(events)] == [4, 2, 2]
+    assert network_of(engine).passes == (4 + 1) + (2 + 1) + 2  # nobody attends to the last one
+    assert planned == [(4, 2), (2, 2), (2, 2)]
 
 
 def test_a_recache_costs_one_pass_and_only_when_it_is_wanted(clock):

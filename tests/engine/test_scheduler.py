@@ -13,7 +13,7 @@ PARALLEL = CostTable({1: 0.1, 2: 0.11, 4: 0.12}, decode_s=0.01, recache_s=0.1)
 
 
 def live(name, deadline=None, **changes):
-    candidate = Candidate(name, "live", "realtime", deadline, 0.0, 0.0, 4, "group", 0.75)
+    candidate = Candidate(name, "live", "realtime", deadline, 0.0, 0.0, 4, 4, "group", 0.75)
     return replace(candidate, **changes)
 
 
@@ -75,7 +75,7 @@ def watch(costs, arrivals, until_s, slower=1.0):
         for name, at in arrivals.items():
             if at <= now and name not in sessions:
                 stream = StreamSpec(name, (PromptPart("a ball"),), 1, 832, 480, 16.0, None, 4)
-                sessions[name] = Session(stream, shape, 4, True, costs.chunk_s(1, 4), at)
+                sessions[name] = Session(stream, shape, 4, 4, True, costs.chunk_s(1, 4), at)
         starts = {name: session.runnable_at() for name, session in sessions.items()}
         rows = [
             live(
@@ -178,6 +178,7 @@ def candidates(draw):
             draw(st.floats(-5, 0)),
             draw(st.floats(-5, 0)),
             draw(st.integers(2, 4)),
+            draw(st.integers(1, 4)),
             draw(st.sampled_from(["x", "y"])),
             draw(st.floats(0.1, 2)),
         )

@@ -69,6 +69,25 @@ def test_the_first_chunk_may_have_steps_of_its_own():
     assert len(sampler.schedule(2, chunk_index=0)) == 2
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(),
+        Sampler(steps=(1000.0, 500.0), first_chunk_steps=(1000.0, 750.0, 500.0, 250.0)),
+        Sampler(steps=(1000.0,), first_chunk_steps=(1000.0, 750.0, 500.0, 250.0)),
+        Sampler(steps=(1000.0, 500.0), spacing="linspace"),
+    ],
+)
+def test_the_passes_of_a_chunk_can_be_counted_before_and_asked_for_again(sampler):
+    for wanted in range(1, 7):
+        for chunk in (0, 1):
+            schedule = sampler.schedule(wanted, chunk)
+            passes = sampler.passes(wanted, chunk)
+            assert passes == len(schedule)
+            assert sampler.schedule(passes, chunk) == schedule
+        assert passes == wanted
+
+
 def test_the_usual_number_of_steps_is_taken_when_none_is_asked_for():
     sampler = Sampler(first_chunk_steps=(1000.0, 800.0, 600.0, 400.0), usual_steps=2)
     assert (sampler.num_steps, Sampler().num_steps) == (2, 4)
