@@ -1,7 +1,31 @@
-"""Ending asyncio tasks for certain."""
+"""Ending asyncio tasks for certain, and the work of threads that they wait for."""
 
 import asyncio
-from typing import Any
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+async def in_executor(executor: Executor, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Run a function in an executor; a cancellation is raised when its thread has done with it.
+
+    A thread cannot be stopped, and what comes after a cancellation must not meet it still working.
+    """
+    future = asyncio.get_running_loop().run_in_executor(executor, function, *args)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({future})
+        if not future.cancelled():
+            # Read, so that asyncio does not report it; the cancellation is what counts.
+            future.exception()
+        raise
 
 
 async def end_tasks(*tasks: asyncio.Task[Any], again_s: float = 5.0) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +48,9 @@ from server.jobs.resume import EVERY_S, ResumePoints
 from server.jobs.segments import START_IMAGE, JobFolder
 from server.jobs.store import Begun, JobStore
 from server.media.encoder import ChunkEncoder
-from server.tasks import end_tasks
+from server.tasks import end_tasks, in_executor
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 WATCH_S = 0.5
 """How often the runner asks whether the job is still wanted, between chunks."""
@@ -145,6 +144,7 @@ class _Run:
     def __init__(self, parts: RunnerParts, claim: Claim) -> None:
         self.job_id = claim.ticket.subject
         self._parts = parts
+        self._executor = parts.executor
         self._claim = claim
         self._folder = JobFolder(parts.data_dir, self.job_id)
         # A session's name is used once: an earlier claim's session may still be ending.
@@ -173,7 +173,7 @@ class _Run:
         if job is None:
             return
         try:
-            recorder = await self._in_executor(self._open_recorder, job.request)
+            recorder = await in_executor(self._executor, self._open_recorder, job.request)
             try:
                 fingerprint = f"{self._parts.fingerprint} {recorder.init}"
                 begun = await store.begin(self._claim, fingerprint)
@@ -181,7 +181,7 @@ class _Run:
                     await self._generate(begun, recorder, fingerprint)
             finally:
                 self._parts.engine.submit(Stop(self._session))
-                await self._in_executor(recorder.close)
+                await in_executor(self._executor, recorder.close)
         except FabricError:
             # Unrenewed, the ticket goes to whoever reaches Redis first; nothing is lost.
             raise
@@ -204,7 +204,7 @@ class _Run:
         """Remove the files of a job that was deleted while this run could still write."""
         with contextlib.suppress(FabricError):
             if await self._parts.store.get(self.job_id) is None:
-                await self._in_executor(self._folder.remove)
+                await in_executor(self._executor, self._folder.remove)
 
     async def _generate(self, begun: Begun, recorder: Recorder, fingerprint: str) -> None:
         request, store = begun.job.request, self._parts.store
@@ -222,18 +222,18 @@ class _Run:
                     continue
                 done = event.first_frame + event.num_frames
                 frames = event.frames.numpy()
-                segment = await self._in_executor(recorder.add, event.first_frame, frames)
+                segment = await in_executor(self._executor, recorder.add, event.first_frame, frames)
                 if segment is not None and not await store.commit(self._claim, segment):
                     return
                 if not await store.advance(self._claim, min(done, request.num_frames)):
                     return
                 self._parts.engine.submit(Credit(self._session, done - 1))
                 if segment is not None:
-                    await self._in_executor(points.newest, recorder.start)
+                    await in_executor(self._executor, points.newest, recorder.start)
                     if points.due():
                         await self._keep_state(points, events)
         segments = await store.segments(self.job_id)
-        result = await self._in_executor(recorder.finish, segments)
+        result = await in_executor(self._executor, recorder.finish, segments)
         await store.complete(self._claim, result)
 
     async def _keep_state(self, points: ResumePoints, events: "_Events") -> None:
@@ -250,15 +250,15 @@ class _Run:
             # Chunks may have come since it was taken: then it goes on before ``generated``, which
             # costs a takeover a chunk and loses nothing.
             took_s = time.monotonic() - began
-            await self._in_executor(points.keep, events.generated, state, took_s)
+            await in_executor(self._executor, points.keep, events.generated, state, took_s)
 
     async def _admit(
         self, request: JobRequest, events: "_Events", points: ResumePoints, committed: int
     ) -> None:
         """Wait until the engine takes the job in, from a kept state where there is one."""
-        spec = await self._in_executor(self._spec, request)
-        point = await self._in_executor(points.newest, committed)
-        state = None if point is None else await self._in_executor(point.read)
+        spec = await in_executor(self._executor, self._spec, request)
+        point = await in_executor(self._executor, points.newest, committed)
+        state = None if point is None else await in_executor(self._executor, point.read)
         while True:
             answer = await self._parts.engine.admit(spec, events.take, state)
             if isinstance(answer, Admitted):
@@ -267,7 +267,7 @@ class _Run:
                 if point is None or state is None:
                     raise JobFailed(answer.code, answer.message)
                 log.warning("job %s: kept state not usable: %s", self.job_id, answer.message)
-                await self._in_executor(points.drop, point)
+                await in_executor(self._executor, points.drop, point)
                 state = None
                 continue
             await asyncio.sleep(WAIT_S)
@@ -280,21 +280,6 @@ class _Run:
 
     def _open_recorder(self, request: JobRequest) -> Recorder:
         return Recorder(self._folder, request, self._parts.make_encoder, self._claim.epoch)
-
-    async def _in_executor(self, function: Callable[..., T], *args: object) -> T:
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._parts.executor, function, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # A thread cannot be stopped; what comes next must not meet it still working.
-            while not future.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait({future})
-            if not future.cancelled():
-                # Read, so that asyncio does not report it; the cancellation is what counts.
-                future.exception()
-            raise
 
 
 class _Events(asyncio.Queue[EngineEvent]):

@@ -29,7 +29,7 @@ from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
 from server.fabric.record import read_record
 from server.fabric.streams import drop_streams, read_entries
-from server.tasks import end_tasks
+from server.tasks import end_tasks, in_executor
 from server.worker.encoders import Encoders
 from server.worker.kept import COST_SHARE, MAX_BYTES, KeptState, KeptStates
 from server.worker.output import Fenced, Output
@@ -120,18 +120,20 @@ class LiveStream:
             if parts.states is not None:
                 helpers.append(self._task(self._keep(parts.states, output)))
             main = asyncio.create_task(output.run())
-            await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
-            for helper in helpers:
-                if helper.done():
-                    await end_tasks(main)
-                    helper.result()
-            await self._end(await main, output)
+            try:
+                await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
+                for helper in helpers:
+                    if helper.done():
+                        helper.result()
+            finally:
+                await end_tasks(main)
+            await self._end(main.result(), output)
         finally:
             # Harmless when the session has ended.
             parts.bridge.submit(Stop(self._engine_id))
             await end_tasks(*helpers)
             if self._encoders is not None:
-                self._encoders.close()
+                await self._encoders.close()
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.create_task(work)
@@ -183,7 +185,7 @@ class LiveStream:
     async def _keep(self, states: KeptStates, output: Output) -> None:
         """Keep the engine's state every few seconds while the stream gets on."""
         assert self._steering is not None, "opened together with the output"
-        loop, clock = asyncio.get_running_loop(), self._parts.clock
+        clock = self._parts.clock
         kept_at, pause_s = output.chunks, states.keep_s
         while True:
             await asyncio.sleep(pause_s)
@@ -196,7 +198,7 @@ class LiveStream:
             # The engine is ahead of what viewers have; a state from there would skip pictures.
             await output.reached(output.made)
             state = KeptState(self._begin.offset, prompts, data)
-            await loop.run_in_executor(self._parts.executor, states.write, self.session_id, state)
+            await in_executor(self._parts.executor, states.write, self.session_id, state)
             pause_s = max(states.keep_s, (clock() - began) / COST_SHARE)
         # Nothing more to keep; a task that ended would count as the stream's end.
         await asyncio.Event().wait()

@@ -1,9 +1,15 @@
+import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from server.media.encoder import ChunkEncoder
+from server.media.types import EncodedChunk
+from server.worker import encoders as module
 from server.worker.encoders import WATCHED_S, Encoders, key_every_chunks
 from tests.conftest import FakeClock
 
@@ -31,7 +37,7 @@ async def test_keyframes_depend_on_the_chunk_index_alone(
     encoders = Encoders("h264", (64, 48), 16, 12, executor, clock)
     keys = [(await encoders.encode(PICTURES, n))["h264"].starts_with_key for n in range(6)]
     assert keys == [True, False, True, False, True, False]
-    encoders.close()
+    await encoders.close()
 
 
 async def test_an_encoder_that_starts_late_begins_with_a_keyframe(
@@ -39,7 +45,7 @@ async def test_an_encoder_that_starts_late_begins_with_a_keyframe(
 ) -> None:
     encoders = Encoders("h264", (64, 48), 16, 12, executor, clock)
     assert (await encoders.encode(PICTURES, 3))["h264"].starts_with_key
-    encoders.close()
+    await encoders.close()
 
 
 async def test_a_watched_codec_is_encoded_while_somebody_watches(
@@ -55,4 +61,34 @@ async def test_a_watched_codec_is_encoded_while_somebody_watches(
     assert [len(unit.data) for unit in both["h264"].units()] == list(both["h264"].sizes)
     clock.advance(WATCHED_S + 0.1)
     assert set(await encoders.encode(PICTURES, 2)) == {"jpeg"}
-    encoders.close()
+    await encoders.close()
+
+
+async def test_no_encoder_is_closed_before_the_thread_that_encodes_in_it_has_done(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+
+    class Slow(ChunkEncoder):
+        def encode(self, frames: NDArray[np.uint8], key: bool) -> EncodedChunk:
+            begun.set()
+            assert go_on.wait(20)
+            seen.append("encoded")
+            return super().encode(frames, key)
+
+        def close(self) -> None:
+            seen.append("closed")
+            super().close()
+
+    monkeypatch.setattr(module, "ChunkEncoder", Slow)
+    with ThreadPoolExecutor(2) as executor:
+        encoders = Encoders("h264", (64, 48), 16, 12, executor, clock)
+        encoding = asyncio.create_task(encoders.encode(PICTURES, 0))
+        await asyncio.to_thread(begun.wait)
+        encoding.cancel()
+        closing = asyncio.create_task(encoders.close())
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.wait({encoding, closing})
+    assert encoding.cancelled()
+    assert seen == ["encoded", "closed"]

@@ -1,8 +1,12 @@
 """A live stream's faults are its own: other streams and the worker go on."""
 
 import asyncio
+import threading
+import time
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from server.fabric import keys
 from server.fabric.claim import Claim, claim
@@ -11,7 +15,9 @@ from server.fabric.queue import Ticket, WorkQueue
 from server.fabric.record import create_record
 from server.fabric.streams import all_entries, send_control
 from server.live import LiveSpec
-from server.worker import host
+from server.media.encoder import ChunkEncoder
+from server.media.types import EncodedChunk
+from server.worker import encoders, host
 from tests.conftest import RedisServer
 from tests.server.harness import Served, Viewer, serving, until
 
@@ -75,6 +81,38 @@ async def test_a_record_that_vanishes_after_the_claim_harms_nobody(
         await queue_stream(served.context.redis, "ses_bad", SPEC.to_text())
         await lost.wait()
         await _others_go_on(served, viewer)
+
+
+async def test_a_stream_that_was_taken_over_while_it_encodes_closes_no_encoder_in_use(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, closed_in_use = threading.Event(), []
+
+    class Slow(ChunkEncoder):
+        in_use = False
+
+        def encode(self, frames: NDArray[np.uint8], key: bool) -> EncodedChunk:
+            self.in_use = True
+            begun.set()
+            time.sleep(0.3)
+            try:
+                return super().encode(frames, key)
+            finally:
+                self.in_use = False
+
+        def close(self) -> None:
+            closed_in_use.append(self.in_use)
+            super().close()
+
+    monkeypatch.setattr(encoders, "ChunkEncoder", Slow)
+    async with serving(redis_server.url) as served, served.viewer() as viewer:
+        session_id = (await viewer.start())["session_id"]
+        await asyncio.to_thread(begun.wait)
+        redis = served.context.redis
+        await redis.do("HINCRBY", keys.record("live", session_id), "epoch", 1)
+        await send_control(redis, session_id, {"type": "pause"})  # the write finds out
+        await until(lambda: closed_in_use)
+    assert closed_in_use == [False]
 
 
 async def _others_go_on(served: Served, viewer: Viewer) -> None:
