@@ -10,10 +10,30 @@ from dataclasses import dataclass
 from redis.exceptions import ResponseError
 
 from server.fabric import keys
-from server.fabric.connection import Connection
+from server.fabric.connection import Connection, Script
 
 TAKEOVER_MS = 10_000
 """Silence after which another worker takes a ticket over."""
+
+# Not XAUTOCLAIM: that gives up after ten pending entries for each one asked for, so the tickets of
+# healthy owners would hide those of silent ones.
+_TAKE_OVER = Script(
+    """
+    local queue, group, consumer, silent_ms = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+    local taken = {}
+    local silent = redis.call('XPENDING', queue, group, 'IDLE', silent_ms, '-', '+', ARGV[4])
+    for _, pending in ipairs(silent) do
+      local entry = redis.call('XCLAIM', queue, group, consumer, silent_ms, pending[1])[1]
+      if entry then
+        taken[#taken + 1] = entry
+      else
+        -- It was deleted while pending: there is no work behind it.
+        redis.call('XACK', queue, group, pending[1])
+      end
+    end
+    return taken
+    """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +101,15 @@ class WorkQueue:
         self, consumer: str, silent_ms: int = TAKEOVER_MS, count: int = 1
     ) -> list[Ticket]:
         """Take up to ``count`` tickets whose owners have not renewed for ``silent_ms``."""
+        args = (keys.GROUP, consumer, silent_ms, count)
         try:
-            reply = await self._redis.do(
-                "XAUTOCLAIM", self.key, keys.GROUP, consumer, silent_ms, "0-0", "COUNT", count
-            )
+            reply = await self._redis.run(_TAKE_OVER, (self.key,), args)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.ensure()
             return []
-        # 6.2 names entries that were deleted while pending by None.
-        return [self._ticket(i, f, taken_over=True) for i, f in reply[1] if i is not None and f]
+        return [self._ticket(entry, fields, taken_over=True) for entry, fields in reply]
 
     async def position(self, entry_id: str) -> int:
         """Return how many tickets, this one included, wait up to this one; 0 when it was taken."""

@@ -47,6 +47,39 @@ async def test_a_renewed_claim_is_not_taken_over(each_fabric: Connection) -> Non
     assert await queue.take_over("w2", silent_ms=5_000) == []
 
 
+async def test_silent_tickets_behind_many_healthy_ones_are_taken_over(
+    each_fabric: Connection,
+) -> None:
+    queue = WorkQueue(each_fabric, "tiny", "live")
+    for number in range(40):
+        await queue.put(f"healthy{number}")
+    silent = [await queue.put(f"silent{n}") for n in range(3)]
+    while await queue.take("w1", block_ms=0):
+        pass
+    for entry in silent:
+        await each_fabric.do("XCLAIM", queue.key, keys.GROUP, "w1", 0, entry, "IDLE", 20_000)
+    found = [await queue.take_over("w2") for _ in range(4)]
+    assert [[ticket.subject for ticket in taken] for taken in found] == [
+        ["silent0"], ["silent1"], ["silent2"], [],
+    ]  # fmt: skip
+    assert all(ticket.taken_over for taken in found for ticket in taken)
+    owners = (await each_fabric.do("XPENDING", queue.key, keys.GROUP))["consumers"]
+    assert owners == [{"name": b"w1", "pending": 40}, {"name": b"w2", "pending": 3}]
+
+
+async def test_a_silent_ticket_that_was_deleted_hides_no_other(each_fabric: Connection) -> None:
+    queue = WorkQueue(each_fabric, "tiny", "live")
+    gone = await queue.put("gone")
+    await queue.put("here")
+    while await queue.take("w1", block_ms=0):
+        pass
+    await each_fabric.do("XDEL", queue.key, gone)
+    assert await queue.take_over("w2", silent_ms=0) == []
+    (ticket,) = await queue.take_over("w2", silent_ms=0)
+    assert ticket.subject == "here"
+    assert (await each_fabric.do("XPENDING", queue.key, keys.GROUP))["pending"] == 1
+
+
 async def test_the_old_owner_is_fenced_after_a_takeover(each_fabric: Connection) -> None:
     queue, old = await _claimed(each_fabric)
     (ticket,) = await queue.take_over("w2", silent_ms=0)
