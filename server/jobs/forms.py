@@ -21,6 +21,7 @@ from server.jobs.errors import Refusal, RequestRefused, refuse, shown
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _MAX_DEPTH = 6
 _MAX_FIELDS = 2000
+_MAX_NESTED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,14 @@ async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
     """Read a JSON or multipart body as one dictionary; files become ``Upload``.
 
     Raises:
-        RequestRefused: Too large, not JSON, not a form, or not an object.
+        RequestRefused: Too large, not JSON, not a form, not an object, or not Unicode text.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = await _read_capped(request, max_bytes)
     if kind == "multipart/form-data":
-        return await _parse_multipart(request.headers, body)
+        fields = await _parse_multipart(request.headers, body)
+        check_text(fields)
+        return fields
     if kind in ("application/json", "") or kind.endswith("+json"):
         return _parse_json(body)
     raise RequestRefused(
@@ -78,6 +81,7 @@ def _parse_json(body: bytes) -> dict[str, Any]:
         raise refuse(
             f"The body is a JSON {type(value).__name__}; an object is needed.", code="invalid_json"
         )
+    check_text(value)
     return value
 
 
@@ -167,6 +171,40 @@ def _put(root: dict[str, Any], path: list[str], count: int, value: Any, name: st
             here = here[key]
 
 
+def check_text(value: Any, where: str = "") -> None:
+    """Refuse what no answer could show: half a surrogate pair in a text or a field name.
+
+    Raises:
+        RequestRefused: It names the place; also where values lie too deep inside one another.
+    """
+    waiting = [(where, value, 0)]
+    while waiting:
+        where, value, depth = waiting.pop()
+        if depth > _MAX_NESTED:
+            message = f"Values lie more than {_MAX_NESTED} levels deep; send a flatter body."
+            raise refuse(message, code="invalid_json")
+        if isinstance(value, str):
+            _check_halves(value, where)
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                _check_halves(name, where)
+                waiting.append((f"{where}.{name}" if where else name, inner, depth + 1))
+        elif isinstance(value, list):
+            waiting += [(f"{where}[{at}]", inner, depth + 1) for at, inner in enumerate(value)]
+
+
+def _check_halves(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        seen = f"\\u{ord(text[error.start]):04x} at character {error.start}"
+        raise refuse(
+            f"{where or 'A field name'} has half a surrogate pair, {seen}; send both halves, or "
+            "the character itself as UTF-8.",
+            param=where or None,
+        ) from error
+
+
 def as_mapping(value: Any, param: str) -> Mapping[str, Any]:
     """Return ``value`` as a mapping, parsing it when it is a JSON string.
 
@@ -186,4 +224,5 @@ def as_mapping(value: Any, param: str) -> Mapping[str, Any]:
         raise refuse(
             f"{param} is {shown(value)}; an object or its JSON text is needed.", param=param
         )
+    check_text(value, param)
     return value

@@ -101,8 +101,12 @@ class JobRequest:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "JobRequest":
         """Rebuild a request from what ``to_json`` wrote."""
+        # Records of earlier releases may hold half a surrogate pair, which no answer can show.
         prompts = tuple(
-            TimedPrompt(p["t"], tuple(PromptText(text, weight) for text, weight in p["parts"]))
+            TimedPrompt(
+                p["t"],
+                tuple(PromptText(t.encode(errors="replace").decode(), w) for t, w in p["parts"]),
+            )
             for p in value["prompts"]
         )
         return cls(**{**value, "prompts": prompts})

@@ -10,6 +10,7 @@ a file in the job's folder that the list does not name was never committed.
 """
 
 import json
+import logging
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from server.fabric.record import read_record
 from server.jobs import keys, scripts
 from server.jobs.models import JobRequest
 from server.jobs.record import JobError, JobEvent, JobRecord, Segment, read_job, status_of
+
+log = logging.getLogger(__name__)
 
 ONCE_S = 86_400
 """How long an idempotency key is remembered."""
@@ -154,7 +157,10 @@ class JobStore:
         return read_job(await read_record(self._redis, "job", job_id))
 
     async def page(self, *, after: str | None, limit: int, newest_first: bool) -> Page:
-        """Return jobs behind ``after``; a deleted job's id still marks its place."""
+        """Return jobs behind ``after``; a deleted job's id still marks its place.
+
+        One that cannot be read is left out, so that it does not hide the others.
+        """
         start, end, extra = "-inf", "+inf", limit + 1
         if after is not None:
             number = number_of(after)
@@ -166,8 +172,15 @@ class JobStore:
             else ["ZRANGEBYSCORE", keys.INDEX, start, end]
         )
         found = await self._redis.do(*words, "LIMIT", 0, extra)
-        jobs = [await self.get(job_id.decode()) for job_id in found[:limit]]
+        jobs = [await self._listed(job_id.decode()) for job_id in found[:limit]]
         return Page(tuple(job for job in jobs if job is not None), len(found) > limit)
+
+    async def _listed(self, job_id: str) -> JobRecord | None:
+        try:
+            return await self.get(job_id)
+        except (ValueError, LookupError, TypeError, AssertionError):
+            log.exception("%s cannot be read and is not listed; delete it", job_id)
+            return None
 
     async def cancel(self, job_id: str) -> JobRecord | None:
         """Cancel a job that has not ended; return it as it is then, None when there is none."""

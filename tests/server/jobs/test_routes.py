@@ -15,6 +15,7 @@ import openai
 import pytest
 from PIL import Image
 
+from server.fabric.keys import record as record_key
 from tests.server.jobs.conftest import Site
 from tests.server.jobs.making import until
 
@@ -215,6 +216,66 @@ async def test_each_wrong_field_is_refused_by_name_and_makes_no_job(site: Site) 
     assert (await site.store.page(after=None, limit=9, newest_first=True)).jobs == ()
 
 
+HALVES = [
+    ("/v1/videos", {"prompt": "\ud800", "num_frames": 1}, "prompt"),
+    ("/v1/videos", {"prompt": "x", "prompts": [{"t": 1, "prompt": "\udfff"}]}, "prompts[0].prompt"),
+    (
+        "/v1/videos",
+        {"prompt": "x", "prompts": [{"t": 1, "prompts": [{"text": "a\ud83d"}]}]},
+        "prompts[0].prompts[0].text",
+    ),
+    ("/v1/videos", {"prompt": "x", "\ud800": 1}, None),
+    ("/v1/videos", {"prompt": "x", "extra_params": {"\ud800": 1}}, "extra_params"),
+    (
+        "/v1/videos",
+        {"prompt": "x", "extra_params": '{"prompts": "\\ud800"}'},
+        "extra_params.prompts",
+    ),
+    ("/v1/videos", {"prompt": "x", "input_reference": "\ud800"}, "input_reference"),
+    ("/v1/videos/ID/remix", {"prompt": "\ud800"}, "prompt"),
+    ("/v1/videos/extensions", {"video": "ID", "seconds": 1, "prompt": "\ud800"}, "prompt"),
+]
+
+
+async def test_half_a_surrogate_pair_anywhere_is_refused_and_makes_no_job(site: Site) -> None:
+    source = await finished(site, num_frames=1)
+    async with site.http() as http:
+        for path, body, param in HALVES:
+            text = json.dumps(body).replace("ID", source)
+            headers = {"content-type": "application/json"}
+            answer = await http.post(path.replace("ID", source), content=text, headers=headers)
+            assert answer.status_code == 400, (body, answer.text)
+            error = answer.json()["error"]
+            assert (error["param"], error["code"]) == (param, "invalid_value"), (body, error)
+            assert "surrogate" in error["message"]
+        listed = await http.get("/v1/videos")
+    assert [video["id"] for video in listed.json()["data"]] == [source]
+
+
+async def test_a_body_of_values_deep_inside_one_another_is_refused(site: Site) -> None:
+    async with site.http() as http:
+        for depth in (40, 900, 5000):
+            text = '{"prompt": ' + "[" * depth + "]" * depth + "}"
+            headers = {"content-type": "application/json"}
+            answer = await http.post("/v1/videos", content=text, headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+async def test_a_record_that_cannot_be_read_or_shown_hides_no_other(site: Site) -> None:
+    site.engine.hold_at = 0
+    async with site.http() as http:
+        ids = [(await http.post("/v1/videos", json={"prompt": "x"})).json()["id"] for _ in range(3)]
+        await site.redis.do("HSET", record_key("job", ids[0]), "request", "{")
+        request = json.loads(await site.redis.do("HGET", record_key("job", ids[1]), "request"))
+        request["prompts"][0]["parts"] = [["half \ud800", 1.0]]
+        await site.redis.do("HSET", record_key("job", ids[1]), "request", json.dumps(request))
+        listed = await http.get("/v1/videos")
+        assert listed.status_code == 200, listed.text
+        assert [v["id"] for v in listed.json()["data"]] == [ids[2], ids[1]]
+        assert listed.json()["data"][1]["prompt"] == "half ?"
+        assert (await http.delete(f"/v1/videos/{ids[0]}")).status_code == 200
+
+
 async def test_bodies_that_are_no_form_and_no_object_are_refused(site: Site) -> None:
     form = {"content-type": "multipart/form-data; boundary=x"}
     async with site.http() as http:
@@ -228,6 +289,12 @@ async def test_bodies_that_are_no_form_and_no_object_are_refused(site: Site) -> 
             (b"x", {"content-type": "multipart/form-data"}, 400, "invalid_form"),
             (b"x" * (2**20 + 1), {"content-type": "application/json"}, 413, "body_too_large"),
             (_form("a[b", "1"), form, 400, "invalid_value"),
+            (
+                _form("prompt", "+2AA-"),
+                {"content-type": "multipart/form-data; boundary=x; charset=utf-7"},
+                400,
+                "invalid_value",
+            ),
             (_form("prompt", "x") [:-7] + _form("prompt", "y"), form, 400, "invalid_value"),
         ]:  # fmt: skip
             answer = await http.post("/v1/videos", content=body, headers=headers)
