@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
 from engine import bench, work_policy
+from engine.accelerated import BATCH_SIZES
 from engine.assemble import assemble
 from engine.bands import check_devices
+from engine.clips import Clip, make_clips
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.device import open_device
@@ -31,9 +32,9 @@ from engine.dtype import choose_dtype
 from engine.engine import Engine
 from engine.followers import Followers, devices_from
 from engine.requests import ClipRequest, check_names, parse_switch, read_requests
-from engine.types import Admitted, ChunkReady, Credit, PromptApplied, SessionEnded, Wait
 from engine.work_policy import WorkPolicy
-from kernels.backend import TorchKernels
+from kernels.select import Target, select
+from models.accelerate import accelerate
 from models.interface import LoadedModel
 from models.loading import load_model
 from models.text_host import TextPlacement
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--requests", type=Path, help="file with a JSON object a line: prompt, name, seconds, seed")
     add("--out", type=Path, required=True, help="clip.npz, or a folder")
     add("--png", action="store_true", help="write PNG files instead of .npz into the folder")
-    add("--batch", type=int, default=1, help="clips made at the same time")
+    add("--batch", type=int, default=1, help="clips made at the same time, up to 8 in one pass")
     add("--device", default="cpu", help="auto, cpu, cuda, cuda:1 or mps")
     add(
         "--tensor-devices",
@@ -148,6 +149,8 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
     policy = work_policy.from_flags(options)
     policy.check_steps(options.steps)
     device, devices = open_device(options.device), options.tensor_devices
+    if options.batch < 1:
+        raise ValueError(f"--batch {options.batch}; it must be at least 1")
     if devices < 1:
         raise ValueError(f"--tensor-devices {devices}; it must be at least 1")
     policy.check_devices(devices)
@@ -166,15 +169,20 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
     single = options.requests is None and options.out.suffix == ".npz"
     folder = options.out.parent if single else options.out
     with ExitStack() as stack:
-        engine = _engine(model, policy, options.batch, devices, stack)
+        engine = _engine(model, policy, options, requests, stack)
         stack.callback(engine.close)
         folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        clips = [
-            _write(folder, request, frames, applied, options.png and not single)
-            for request, frames, applied in run_all(engine, requests)
-        ]
+        written: dict[str, dict[str, Any]] = {}
+        try:
+            for clip in make_clips(engine, requests, time.monotonic, time.sleep):
+                name = clip.request.name
+                written[name] = _write(folder, clip, options.png and not single)
+        except (ValueError, OSError) as error:
+            done = f"{len(written)} of {len(requests)} clips are complete, in {folder}"
+            raise ValueError(f"{error}; {done}" if written else str(error)) from error
         seconds = time.monotonic() - started
+    clips = [written[request.name] for request in requests]
     total = sum(clip["frames"] for clip in clips)
     return {
         "model": model.entry.name,
@@ -191,70 +199,40 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
 
 
 def _engine(
-    model: LoadedModel, policy: WorkPolicy, batch: int, devices: int, stack: ExitStack
+    model: LoadedModel,
+    policy: WorkPolicy,
+    options: argparse.Namespace,
+    requests: Sequence[ClipRequest],
+    stack: ExitStack,
 ) -> Engine:
     """Build the engine; ``stack`` ends the processes of other devices."""
-    config = EngineConfig(max_sessions=1, max_jobs=batch, max_batch=batch, devices=devices)
-    # Clips run in one batch of the size asked for: there is nothing to measure.
+    devices, batch = options.tensor_devices, min(options.batch, BATCH_SIZES[-1])
+    config = EngineConfig(max_sessions=1, max_jobs=options.batch, max_batch=batch, devices=devices)
+    # Clips run in the largest batch there is: there is nothing to measure.
     costs = CostTable({1: 1.0, batch: 1.0}, 0.0, 0.0)
+    sampler = model.entry.sampler
+    own_steps = len(sampler.steps), len(sampler.first_chunk_steps or ())
+    kernels = select(Target(model.device, model.dtype, model.entry.transformer.head_dim))
     followers = None
     if devices > 1:
-        followers = stack.enter_context(Followers.start(model, devices))
+        followers = stack.enter_context(Followers.start(model, devices, kernels=kernels))
+        if model.device.type == "cuda":
+            accelerate(model.transformer, kernels)
     return assemble(
-        model, config, time.monotonic, policy, TorchKernels(), costs=costs, followers=followers
+        model,
+        config,
+        time.monotonic,
+        policy,
+        kernels,
+        costs=costs,
+        max_steps=max(*own_steps, *(request.steps or 0 for request in requests)),
+        followers=followers,
     )
 
 
-def run_all(
-    engine: Engine, requests: Sequence[ClipRequest]
-) -> list[tuple[ClipRequest, npt.NDArray[np.uint8], list[PromptApplied]]]:
-    """Make every clip, as many at a time as the engine admits.
-
-    Raises:
-        ValueError: A request is refused, or its stream ends with an error.
-    """
-    waiting = {request.name: request for request in requests}
-    order = list(waiting)
-    chunks: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in order}
-    applied: dict[str, list[PromptApplied]] = {name: [] for name in order}
-    queue = list(order)
-    running = 0
-    while queue or running:
-        while queue:
-            answer = engine.admit(waiting[queue[0]].spec(engine.model.entry), time.monotonic())
-            if isinstance(answer, Admitted):
-                queue.pop(0)
-                running += 1
-                continue
-            if isinstance(answer, Wait) and running:
-                break
-            raise ValueError(answer.reason if isinstance(answer, Wait) else answer.message)
-        for event in engine.step(time.monotonic()):
-            if isinstance(event, ChunkReady):
-                frames = event.frames
-                if isinstance(frames, torch.Tensor) and frames.is_pinned():
-                    # A whole clip would hold that much memory locked.
-                    frames = frames.clone()
-                chunks[event.session_id].append(frames.numpy())
-                last = event.first_frame + event.num_frames - 1
-                engine.apply(Credit(event.session_id, last), time.monotonic())
-            elif isinstance(event, PromptApplied):
-                applied[event.session_id].append(event)
-            elif isinstance(event, SessionEnded):
-                running -= 1
-                if event.reason != "complete":
-                    raise ValueError(f"{event.session_id} ended: {event.error or event.reason}")
-    return [(waiting[name], np.concatenate(chunks[name]), applied[name]) for name in order]
-
-
-def _write(
-    folder: Path,
-    request: ClipRequest,
-    frames: npt.NDArray[np.uint8],
-    applied: Sequence[PromptApplied],
-    png: bool,
-) -> dict[str, Any]:
+def _write(folder: Path, clip: Clip, png: bool) -> dict[str, Any]:
     """Write one clip; return what is said about it."""
+    request, frames = clip.request, clip.frames
     about = {
         "name": request.name,
         "prompt": request.prompt,
@@ -262,7 +240,7 @@ def _write(
         "frames": len(frames),
         "switches": [
             {"event": event.event_id, "chunk": event.chunk_index, "frame": event.first_frame}
-            for event in applied
+            for event in clip.applied
         ],
         **request.extra,
     }

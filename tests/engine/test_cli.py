@@ -2,11 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import engine.cli as cli
 import tests.models.damage as damaged
+from engine.assemble import assemble
 from engine.requests import parse_switch, read_clip, read_picture, read_requests
+from kernels.backend import TorchKernels
 from models import loading
 from tests.fakes import tiny_test_model
 from tests.server.small_model import write_small_model
@@ -67,6 +70,44 @@ def test_many_clips_come_from_one_file_of_requests(tiny, tmp_path, capsys):
         "tall": (8, 64, 32, 3),
     }
     assert len(tiny) == 1
+
+
+def test_clips_that_were_complete_before_a_bad_one_are_on_disk(tiny, tmp_path, capsys):
+    lines = [{"prompt": "a"}, {"prompt": "b", "image": "nowhere.png"}, {"prompt": "c"}]
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    status, err = run(
+        capsys, "--requests", path, "--seconds", 0.1, "--steps", 1, "--out", tmp_path / "o"
+    )
+    assert status == 2
+    assert "nowhere.png" in err
+    assert f"1 of 3 clips are complete, in {tmp_path / 'o'}" in err
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["clip00000.npz"]
+
+
+def test_the_device_s_fastest_kernels_and_room_for_all_steps_reach_the_engine(
+    tiny, tmp_path, capsys, monkeypatch
+):
+    passed = {}
+    fastest = TorchKernels()
+
+    def fast(target):
+        assert (target.device.type, target.dtype) == ("cpu", torch.float32)
+        return fastest
+
+    def noting(model, config, clock, policy, kernels, **options):
+        passed.update(kernels=kernels, max_steps=options["max_steps"], batch=config.max_batch)
+        return assemble(model, config, clock, policy, kernels, **options)
+
+    monkeypatch.setattr(cli, "select", fast)
+    monkeypatch.setattr(cli, "assemble", noting)
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"prompt": "a", "steps": 6}\n{"prompt": "b"}')
+    words = ("--requests", path, "--seconds", 0.1, "--out", tmp_path / "o")
+    status, _ = run(capsys, *words, "--batch", 9)
+    assert status == 0
+    assert passed["kernels"] is fastest
+    assert (passed["max_steps"], passed["batch"]) == (6, 8)
 
 
 def test_a_policy_of_less_work_reaches_the_engine_and_is_said(tiny, tmp_path, capsys):
@@ -201,6 +242,7 @@ def test_a_clip_of_another_kind_of_numbers_is_one_line(tiny, tmp_path, capsys):
         (["--prompt", "a", "--tensor-devices", "3", "--out", "x.npz"], "choose 1 or 2"),
         (["--prompt", "a", "--device", "cuda:99", "--out", "x.npz"], "--device cuda:99; this"),
         (["--prompt", "a", "--device", "gpu", "--out", "x.npz"], "--device gpu; use auto, cpu"),
+        (["--prompt", "a", "--batch", "0", "--out", "x.npz"], "--batch 0; it must be at least 1"),
         (["--prompt", "a", "--switch", "soon", "--out", "x.npz"], "SECONDS=PROMPT"),
         (
             ["--prompt", "a", "--image", "a.png", "--continue", "b.npz", "--out", "x.npz"],
