@@ -10,14 +10,13 @@ Work is a ticket, the record is elsewhere. Read in this order:
                 was dropped or is dead. ``Claim.renew`` every ``RENEW_S``; ``publish`` and ``update``
                 write only while the epoch is still ours; ``finish`` ends the work, ``release``
                 gives it back for another worker.
-``record``      the hash of a session or job, read and created.
+``record``      the hash of a session or job: created, read, forgotten.
 ``streams``     control stream (gateway to worker) and media stream (worker to gateways).
 ``workers``     each worker's snapshot with a time to live.
 
 A job of kind ``job`` rides exactly as a live session does::
 
-    record = keys.record("job", job_id)
-    await create_record(redis, record, {"state": "queued", "spec": "..."})
+    await create_record(redis, "job", job_id, {"state": "queued", "spec": "..."})
     await WorkQueue(redis, model, "job").put(job_id)
     # in a worker
     ticket = await queue.take("worker-1", block_ms=1000)

@@ -1,4 +1,4 @@
-"""Creating and reading the record of a session or job.
+"""Creating, reading and forgetting the record of a session or job.
 
 A record is a hash that begins with ``state``, ``id`` and ``epoch`` -1, so that the first claim has
 epoch 0. Whoever holds a claim writes it through that; gateways write only the fields that belong
@@ -31,6 +31,15 @@ _SWAP = Script(
     if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
     redis.call('HSET', KEYS[1], unpack(ARGV, 3))
     return 1
+    """
+)
+
+_FORGET = Script(
+    """
+    redis.call('ZREM', KEYS[2], ARGV[1])
+    redis.call('DEL', KEYS[3])
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    redis.call('PEXPIRE', KEYS[4], ARGV[2])
     """
 )
 
@@ -68,6 +77,12 @@ async def swap_field(
     return bool(await redis.run(_SWAP, (key,), (name, expected, *flat(fields))))
 
 
-async def expire_record(redis: Connection, kind: keys.Kind, subject: str, after_ms: int) -> None:
-    """Let a record vanish after a while."""
-    await redis.do("PEXPIRE", keys.record(kind, subject), after_ms)
+async def forget_session(redis: Connection, session_id: str, after_ms: int) -> None:
+    """Take a live session off the list; its record and media can be read for ``after_ms`` more."""
+    places = (
+        keys.record("live", session_id),
+        keys.SESSIONS,
+        keys.control(session_id),
+        keys.media(session_id),
+    )
+    await redis.run(_FORGET, places, (session_id, after_ms))

@@ -56,12 +56,6 @@ async def all_entries(redis: Connection, key: str) -> list[Entry]:
     return [_entry(i, fields) for i, fields in await redis.do("XRANGE", key, "-", "+")]
 
 
-async def drop_streams(redis: Connection, session_id: str, media_ms: int) -> None:
-    """Forget the control stream and let the media stream vanish after ``media_ms``."""
-    await redis.do("DEL", keys.control(session_id))
-    await redis.do("PEXPIRE", keys.media(session_id), media_ms)
-
-
 async def _add(redis: Connection, key: str, message: Mapping[str, Any], maxlen: int) -> str:
     text = json.dumps(message, separators=(",", ":"))
     entry: bytes = await redis.do("XADD", key, "MAXLEN", maxlen, "*", "m", text)

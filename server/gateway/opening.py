@@ -5,6 +5,7 @@ nowhere else. Knows the fabric, no sockets.
 """
 
 import asyncio
+import contextlib
 import datetime
 import hashlib
 import hmac
@@ -12,10 +13,16 @@ import secrets
 from dataclasses import dataclass
 
 from server.fabric import keys
-from server.fabric.connection import Word
+from server.fabric.connection import FabricError, Word
 from server.fabric.queue import WorkQueue
-from server.fabric.record import create_record, read_record, swap_field, write_record
-from server.fabric.streams import drop_streams, send_control, send_notice
+from server.fabric.record import (
+    create_record,
+    forget_session,
+    read_record,
+    swap_field,
+    write_record,
+)
+from server.fabric.streams import send_control, send_notice
 from server.gateway.context import Gateway
 from server.live import LiveSpec, WireFormat, choose, choose_codec
 from server.media.types import CodecName
@@ -99,12 +106,18 @@ async def open_new(gateway: Gateway, start: SessionStart) -> Opened | ErrorMessa
         "token": _digest(token),
         "created_at": now,
     }
-    await create_record(redis, "live", session_id, fields)
-    await redis.do("ZADD", keys.SESSIONS, now, session_id)
-    # The worker drops a ticket whose client was never heard of, so this comes first.
-    await send_control(redis, session_id, {"type": "attach", "conn": connection})
-    ticket = await WorkQueue(redis, spec.model, "live").put(session_id)
-    await write_record(redis, "live", session_id, {"ticket": ticket})
+    try:
+        await create_record(redis, "live", session_id, fields)
+        await redis.do("ZADD", keys.SESSIONS, now, session_id)
+        # The worker drops a ticket whose client was never heard of, so this comes first.
+        await send_control(redis, session_id, {"type": "attach", "conn": connection})
+        ticket = await WorkQueue(redis, spec.model, "live").put(session_id)
+        await write_record(redis, "live", session_id, {"ticket": ticket})
+    except FabricError:
+        # Nobody will ever know its id. A ticket without a record is dropped by who takes it.
+        with contextlib.suppress(FabricError):
+            await forget_session(redis, session_id, 0)
+        raise
     return Opened(session_id, token, connection, spec, start.format, spec.codec, ticket)
 
 
@@ -151,7 +164,5 @@ async def withdraw(gateway: Gateway, model: str, ticket: str, session_id: str) -
     await send_notice(
         redis, session_id, {"t": "done", "reason": "stopped", "chunks": 0, "frames": 0}
     )
-    await redis.do("ZREM", keys.SESSIONS, session_id)
-    await drop_streams(redis, session_id, WITHDRAWN_MS)
-    await redis.do("PEXPIRE", keys.record("live", session_id), WITHDRAWN_MS)
+    await forget_session(redis, session_id, WITHDRAWN_MS)
     return True

@@ -65,7 +65,7 @@ async def _found(gateway: Gateway, session_id: str) -> dict[str, str]:
 async def _stop(gateway: Gateway, record: dict[str, str]) -> bool:
     """End a stream; False when its worker has not confirmed it in time."""
     session_id = record["id"]
-    if record["state"] == "done":
+    if record["state"] in ("done", "dead"):
         return True
     ticket = record.get("ticket", "0-1")
     if await withdraw(gateway, record["model"], ticket, session_id):

@@ -15,9 +15,10 @@ from server.fabric import workers
 from server.fabric.claim import Claim, Dead, Dropped, claim
 from server.fabric.connection import FabricError
 from server.fabric.queue import TAKEOVER_MS, Ticket, WorkQueue
+from server.fabric.record import forget_session
 from server.fabric.streams import send_notice
 from server.tasks import end_tasks
-from server.worker.live import LiveStream
+from server.worker.live import ENDED_MS, LiveStream
 from server.worker.parts import LiveParts
 
 log = logging.getLogger(__name__)
@@ -140,13 +141,16 @@ class WorkerHost:
         return len(self._jobs) < self._settings.max_jobs
 
     async def _claimed(self, ticket: Ticket) -> Claim | None:
-        """Claim a ticket; a dead one's viewers are told."""
+        """Claim a ticket; a dead stream is forgotten and its viewers are told."""
         redis = self._parts.redis
         held = await claim(redis, ticket, self._settings.worker_id)
         if isinstance(held, Claim):
             return held
         log.info("%s %s was not started: %s", ticket.kind, ticket.subject, held.reason)
         if isinstance(held, Dead) and ticket.kind == "live":
+            await forget_session(redis, ticket.subject, ENDED_MS)
+            if self._parts.states is not None:
+                await asyncio.to_thread(self._parts.states.drop, ticket.subject)
             error = {"t": "error", "code": "stream_failed", "message": held.reason, "fatal": True}
             await send_notice(redis, ticket.subject, error)
             done = {"t": "done", "reason": "error", "chunks": 0, "frames": 0}

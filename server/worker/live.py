@@ -27,8 +27,8 @@ from server.entries import config_to_json
 from server.fabric import keys
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
-from server.fabric.record import read_record
-from server.fabric.streams import drop_streams, read_entries
+from server.fabric.record import forget_session, read_record
+from server.fabric.streams import read_entries
 from server.tasks import end_tasks, in_executor
 from server.worker.encoders import Encoders
 from server.worker.kept import COST_SHARE, MAX_BYTES, KeptState, KeptStates
@@ -277,11 +277,8 @@ class LiveStream:
         self._parts.stats.ended(reason)
         done = {"t": "done", "reason": reason, "chunks": chunks, "frames": frames}
         await self._say(done)
-        redis = self._parts.redis
         if await self._claim.finish({"state": "done", "reason": reason}):
-            await redis.do("ZREM", keys.SESSIONS, self.session_id)
-            await redis.do("PEXPIRE", self._claim.record, ENDED_MS)
-            await drop_streams(redis, self.session_id, ENDED_MS)
+            await forget_session(self._parts.redis, self.session_id, ENDED_MS)
             if self._parts.states is not None:
                 await asyncio.to_thread(self._parts.states.drop, self.session_id)
 

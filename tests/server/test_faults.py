@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from server.fabric import keys
 from server.fabric.claim import Claim, claim
 from server.fabric.queue import WorkQueue
 from tests.conftest import RedisServer
@@ -124,6 +125,7 @@ async def test_three_dead_workers_end_a_stream_with_the_reason(redis_server: Red
             assert error["code"] == "stream_failed"
             assert "none made progress" in error["message"]
             assert (await viewer.message("session.done"))["reason"] == "error"
+        assert await redis.do("ZCARD", keys.SESSIONS) == 0
 
 
 async def test_a_dead_engine_thread_ends_the_worker_not_the_gateway(
