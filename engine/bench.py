@@ -9,6 +9,7 @@ of them it reaches. With ``--json`` the last line on stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -20,15 +21,18 @@ from typing import Any
 import torch
 
 from engine import work_policy
-from engine.benchmark import Case, matmul_rate, run_case
+from engine.benchmark import Case, run_case, with_share
+from engine.device import open_device
 from engine.dtype import choose_dtype
+from engine.flops import matmul_rate
 from engine.work_policy import WorkPolicy
+from kernels.fp8 import check_fp8
 from kernels.select import Target, select
 from models.accelerate import accelerate
 from models.config import TransformerConfig
 from models.entry import ModelEntry
 from models.interface import LoadedModel, VideoCodec
-from models.loading import load_model
+from models.loading import load_model, locate
 from models.needs import build_codec
 from models.random_model import random_model
 from models.registry import find
@@ -47,6 +51,14 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         report = _measure(options)
+    except torch.OutOfMemoryError as error:
+        reason = " ".join(str(error).split(". ")[:2])
+        print(  # noqa: T201
+            f"error: {options.model} does not fit on {options.device}: {reason}; choose a smaller "
+            "--batch, --window or --size",
+            file=sys.stderr,
+        )
+        return 2
     except (ValueError, KeyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -69,10 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="denoising steps; the model's or the policy's number when absent")
     add("--batch", default="1,2,4", help="streams in one forward pass, separated by commas")
     add("--chunks", type=int, default=30, help="timed with a full window, for every row")
-    add("--decoder", default="none,taehv,wan-vae", help="none, and names of codecs")
+    add("--decoder", help="none, and names of codecs, separated by commas; all when absent")
     add("--kernels", default="auto", help="auto, torch, sdpa, cudnn, flash or triton")
-    add("--mode", default="eager,captured", help="captured needs a CUDA device")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--mode", help="eager, captured or both; both when absent, on a CUDA device")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--dtype", choices=("auto", *DTYPES), default="auto")
     add("--json", action="store_true", help="end with one line of JSON")
     return parser
@@ -82,23 +94,35 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     clock = time.perf_counter
     policy = work_policy.from_flags(options)
     policy.check_steps(options.steps)
-    device = torch.device(options.device)
+    device = open_device(options.device)
     dtype = DTYPES.get(options.dtype) or choose_dtype(device, clock)
-    entry = find(options.model)
+    random = options.random_weights or options.shrink
+    entry = find(options.model) if random else locate(options.model, None)[0]
     if options.shrink:
         entry = shrunk(entry)
+    modes, decoders, size = (
+        _modes(options, device),
+        _decoders(options, entry),
+        _size(options, entry),
+    )
+    batches = _numbers("--batch", options.batch)
+    (chunks,) = _numbers("--chunks", str(options.chunks))
     target = Target(device, dtype, entry.transformer.head_dim)
     kernels = select(target, options.kernels)
-    if options.random_weights or options.shrink:
+    if random:
         model = random_model(entry, device=device, dtype=dtype, kernels=kernels)
     else:
         model = load_model(options.model, device=device, dtype=dtype, kernels=kernels)
+    if policy.linear == "fp8":
+        check_fp8("linear=fp8", device)
     accelerate(model.transformer, kernels, policy.linear, join=device.type == "cuda")
+    # Before and after: whatever else runs here may have slowed one of them.
     rate = matmul_rate(device, dtype, clock)
     rows = []
-    for case, name, codec in _cases(options, policy, model):
-        row = run_case(model, case, kernels, clock, codec, rate)
-        row["decoder"] = name
+    first = _case(options, policy, entry, size, chunks)
+    for batch, name, mode in itertools.product(batches, decoders, modes):
+        case = replace(first, batch=batch, captured=mode == "captured")
+        row = run_case(model, case, kernels, clock, _codec(model, name)) | {"decoder": name}
         rows.append(row)
         print(  # noqa: T201
             f"{row['frames_per_s']:8.2f} frames/s, {row['pass_ms']:8.2f} ms a pass: "
@@ -107,6 +131,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             f"{'captured' if row['captured'] else 'eager'}, warmed up in {row['warm_up_s']:.1f} s",
             file=sys.stderr,
         )
+    rate = max(rate, matmul_rate(device, dtype, clock))
     return {
         "model": entry.name + (" (shrunk)" if options.shrink else ""),
         "weights": "random" if options.random_weights or options.shrink else "trained",
@@ -116,64 +141,92 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "policy": str(policy),
         "matmul_tflops": round(rate / 1e12, 3),
-        "rows": rows,
+        "matmul_bf16_tflops": round(matmul_rate(device, torch.bfloat16, clock) / 1e12, 3),
+        "rows": [with_share(row, rate) for row in rows],
     }
 
 
-def _cases(
-    options: argparse.Namespace, policy: WorkPolicy, model: LoadedModel
-) -> list[tuple[Case, str, VideoCodec | None]]:
-    entry = model.entry
+def _case(
+    options: argparse.Namespace,
+    policy: WorkPolicy,
+    entry: ModelEntry,
+    size: tuple[int, int],
+    chunks: int,
+) -> Case:
+    """Return what all rows have in common."""
     own = entry.cache
     if own.window_frames is None:
         own = replace(own, window_frames=DEFAULT_WINDOW_FRAMES)
     cache = policy.cache(own)
     window, sink = cache.window_frames, cache.sink_frames
     assert window is not None, "a window was given above"
-    width, height = entry.sizes[0]
-    if options.size is not None:
-        width, height = (int(part) for part in options.size.split("x"))
-    codecs: dict[str, VideoCodec | None] = {"none": None}
-    for codec in entry.codecs:
-        if codec.name not in options.decoder.split(","):
-            continue
-        if codec.name == entry.codec.name:
-            codecs[codec.name] = model.codec
-        else:
-            # A second codec has random weights: it costs what the real one does.
-            with model.device:
-                built = build_codec(codec.config).to(model.dtype)
-            codecs[codec.name] = built.requires_grad_(False).eval()
-    modes = options.mode.split(",")
-    captured = [mode == "captured" for mode in modes if mode in ("eager", "captured")]
-    if model.device.type != "cuda":
-        captured = [False]
-    if not captured:
-        raise ValueError(f'mode "{options.mode}"; eager and captured are possible; choose one')
-    steps = options.steps or policy.sampler(entry.sampler).num_steps
-    name = f"{window}-frame window, {sink} sink frames"
-    return [
-        (
-            Case(
-                name,
-                (width, height),
-                window,
-                sink,
-                steps,
-                batch=batch,
-                captured=mode,
-                policy=policy,
-                growing=options.growing,
-                chunks=options.chunks,
-            ),
-            decoder,
-            codecs[decoder],
-        )
-        for batch in (int(word) for word in options.batch.split(","))
-        for decoder in options.decoder.split(",")
-        if decoder in codecs
-        for mode in captured
-    ]
+    most = len(entry.sampler.steps)
+    steps = policy.sampler(entry.sampler).num_steps if options.steps is None else options.steps
+    if not 1 <= steps <= most:
+        raise ValueError(f"--steps {steps}; {entry.name} takes 1 to {most}")
+    return Case(
+        f"{window}-frame window, {sink} sink frames",
+        size,
+        window,
+        sink,
+        steps,
+        policy=policy,
+        growing=options.growing,
+        chunks=chunks,
+    )
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    """Read whole numbers of at least 1, separated by commas."""
+    words = text.split(",")
+    if not all(word.isdigit() and int(word) >= 1 for word in words):
+        raise ValueError(f"{flag} {text}; whole numbers of at least 1, such as 1 or 1,2,4")
+    return [int(word) for word in words]
+
+
+def _size(options: argparse.Namespace, entry: ModelEntry) -> tuple[int, int]:
+    """Return the picture's size, which must divide into patches."""
+    if options.size is None:
+        return entry.sizes[0]
+    words = options.size.split("x")
+    if len(words) != 2 or not all(word.isdigit() and int(word) >= 1 for word in words):
+        raise ValueError(f"--size {options.size}; say WIDTHxHEIGHT in pixels, such as 832x480")
+    width, height = (int(word) for word in words)
+    return replace(entry, sizes=((width, height),)).sizes[0]
+
+
+def _modes(options: argparse.Namespace, device: torch.device) -> list[str]:
+    """Return eager, captured or both."""
+    if options.mode is None:
+        return ["eager", "captured"] if device.type == "cuda" else ["eager"]
+    modes = str(options.mode).split(",")
+    if not set(modes) <= {"eager", "captured"}:
+        raise ValueError(f"--mode {options.mode}; eager, captured, or both with a comma")
+    if "captured" in modes and device.type != "cuda":
+        raise ValueError(f"--mode {options.mode} on {device}; captured needs a CUDA device")
+    return modes
+
+
+def _decoders(options: argparse.Namespace, entry: ModelEntry) -> list[str]:
+    """Return none and names of codecs; without a flag all that the model has."""
+    known = ["none", *(codec.name for codec in entry.codecs)]
+    if options.decoder is None:
+        return known
+    words = str(options.decoder).split(",")
+    if not set(words) <= set(known):
+        raise ValueError(f"--decoder {options.decoder}; {entry.name} has {', '.join(known)}")
+    return words
+
+
+def _codec(model: LoadedModel, name: str) -> VideoCodec | None:
+    """Return a codec of the model; one that was not loaded costs the same with random weights."""
+    if name == "none":
+        return None
+    if name == model.entry.codec.name:
+        return model.codec
+    with model.device:
+        built = build_codec(model.entry.with_codec(name).config).to(model.dtype)
+    return built.requires_grad_(False).eval()
 
 
 def shrunk(entry: ModelEntry) -> ModelEntry:

@@ -11,7 +11,6 @@ import math
 import resource
 import statistics
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -21,19 +20,16 @@ from torch import Tensor
 
 from engine.accelerated import EXACT, generator_factory
 from engine.config import make_current
+from engine.flops import Clock, attended_frames, chunk_flops, chunk_passes
 from engine.frame_copy import FrameDecoder, PendingFrames
 from engine.stream import Stream
 from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels
-from models.config import TransformerConfig
 from models.interface import LoadedModel, VideoCodec
 from models.noise import noise
 from models.paged_kv import KVPool
-from models.sampler import Sampler
 
-__all__ = ["Case", "Clock", "chunk_flops", "chunk_passes", "matmul_rate", "run_case"]
-
-Clock = Callable[[], float]
+__all__ = ["Case", "run_case", "with_share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,55 +64,12 @@ class Case:
     chunks: int = 30
 
 
-def pass_flops(config: TransformerConfig, tokens: int, keys: int) -> float:
-    """Count the floating-point operations of one network pass over one row."""
-    d, f = config.dim, config.ffn_dim
-    block = 2 * tokens * (6 * d * d + 2 * d * f) + 4 * tokens * (keys + config.text_len) * d
-    return config.num_layers * block + 256 * tokens * d
-
-
-def chunk_passes(sampler: Sampler, steps: int) -> int:
-    """Count the passes over a chunk's tokens: one a step, two where it is guided, and the clean one.
-
-    A clean pass that is merged into another one counts all the same: its work is done.
-    """
-    return steps * (1 if sampler.guidance == 1 else 2) + 1
-
-
-def chunk_flops(model: LoadedModel, case: Case, attended_frames: int) -> float:
-    """Count the operations of one chunk of one stream: all its passes."""
-    config, frames = model.entry.transformer, model.entry.cache.chunk_frames
-    hw = math.prod(config.grid(case.size[1] // 8, case.size[0] // 8))
-    one = pass_flops(config, frames * hw, attended_frames * hw)
-    return chunk_passes(model.entry.sampler, case.steps) * one
-
-
-@torch.inference_mode()
-def matmul_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """Measure the floating-point operations a second of a large product of random matrices."""
-    size, repeats = (8192, 20) if device.type == "cuda" else (768, 4)
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
-    for _ in range(3):
-        a @ b
-    _finish(device)
-    times = []
-    for _ in range(3):
-        start = clock()
-        for _ in range(repeats):
-            a @ b
-        _finish(device)
-        times.append((clock() - start) / repeats)
-    return 2.0 * size**3 / statistics.median(times)
-
-
 def run_case(
     model: LoadedModel,
     case: Case,
     kernels: Kernels,
     clock: Clock,
     codec: VideoCodec | None,
-    rate: float | None = None,
     limit_s: float = math.inf,
 ) -> dict[str, Any]:
     """Measure one case.
@@ -127,16 +80,16 @@ def run_case(
         kernels: of the caches.
         clock: monotonic seconds.
         codec: decodes every chunk; None measures denoising alone.
-        rate: operations a second to compare with, of ``matmul_rate``.
         limit_s: stop timing after so long; the row says how many chunks it has.
 
     Returns:
         A row for JSON.
     """
-    policy = replace(
+    cache = replace(
         model.entry.cache, window_frames=case.window_frames, sink_frames=case.sink_frames
     )
-    bench = _Bench(replace_entry(model, policy), case, kernels, codec)
+    model = replace(model, entry=replace(model.entry, cache=cache))
+    bench = _Bench(model, case, kernels, codec)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     started = clock()
@@ -172,18 +125,21 @@ def run_case(
         "peak_memory_gb": round(_peak_memory(model.device) / 1e9, 3),
     }
     if not case.growing:
-        flops = case.batch * chunk_flops(model, case, case.window_frames)
-        achieved = flops / statistics.median(passes_s)
-        row["denoise_tflops"] = round(achieved / 1e12, 3)
+        entry, saved = model.entry, case.policy.keep_pages
+        attended = attended_frames(
+            case.window_frames, case.sink_frames, entry.cache.chunk_frames, saved
+        )
+        flops = case.batch * chunk_flops(entry, case.size, case.steps, attended)
+        row["denoise_tflops"] = round(flops / statistics.median(passes_s) / 1e12, 3)
         row["end_to_end_tflops"] = round(flops / chunk / 1e12, 3)
-        if rate is not None:
-            row["share_of_matmul_rate"] = round(achieved / rate, 3)
     return row
 
 
-def replace_entry(model: LoadedModel, policy: Any) -> LoadedModel:
-    """Return the model under another cache policy."""
-    return replace(model, entry=replace(model.entry, cache=policy))
+def with_share(row: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Return a row with its share of a device's rate of matrix products, see ``matmul_rate``."""
+    if "denoise_tflops" not in row:
+        return row
+    return row | {"share_of_matmul_rate": round(row["denoise_tflops"] * 1e12 / rate, 3)}
 
 
 class _Bench:
@@ -298,7 +254,7 @@ class _Bench:
         self.run(length, clock, math.inf)
         warm = clock() - start
         clips, passes = [], []
-        for _ in range(max(1, self.case.chunks // length)):
+        for _ in range(-(-self.case.chunks // length)):
             self.open()
             begun = clock()
             ends, spent = self.run(length, clock, math.inf)
@@ -338,11 +294,6 @@ def _event(device: torch.device) -> torch.cuda.Event | None:
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # noqa: TID251 (a benchmark)
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -21,7 +21,6 @@ from engine.types import PromptPart
 from models.interface import LoadedModel
 from models.sampler import Sampler, Schedule
 
-
 WARM_UP_S = 60.0
 """How long whole chunks are made at most; the one that is begun by then is ended."""
 
