@@ -120,7 +120,7 @@ class Engine:
         threads = config.noise_threads
         if threads is None:
             threads = 2 if model.device.type == "cuda" else 0
-        self._ahead = NoiseAhead(threads) if threads else None
+        self._ahead = NoiseAhead(threads, noise) if threads else None
         self._prompts = PromptStore(
             model.text, model.transformer.prompt_kv, config.prompt_bytes, self._encoder
         )
@@ -178,7 +178,7 @@ class Engine:
                     "bad_snapshot", f"a damaged snapshot ({error!r}); start the stream anew"
                 )
         self._held[spec.session_id] = held
-        self._capacity = None
+        self._streams_changed()
         self._prompts.request(held.texts)
         return Admitted(spec.session_id, shape.chunk_frames, session.next_frame)
 
@@ -377,8 +377,13 @@ class Engine:
     def _taken(self) -> Taken:
         return Taken.by(held.demand for held in self._held.values())
 
+    def _streams_changed(self) -> None:
+        self._capacity = None
+        if self._ahead is not None:
+            self._ahead.keep(sum(held.session.most_steps for held in self._held.values()))
+
     def _end(self, session_id: str, reason: EndReason, error: str | None = None) -> SessionEnded:
         held = self._held.pop(session_id)
-        self._capacity = None
+        self._streams_changed()
         self.generator.close(held.stream)
         return SessionEnded(session_id, reason, *held.session.made, error)

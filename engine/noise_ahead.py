@@ -13,8 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
-from models.noise import noise
-
 __all__ = ["DrawNoise", "NoiseAhead"]
 
 DrawNoise = Callable[[int, int, int, tuple[int, ...]], Tensor]
@@ -28,12 +26,11 @@ class NoiseAhead:
 
     Args:
         workers: threads.
-        kept: draws remembered at most; those of ended streams are forgotten first.
         draw: what it stands for.
     """
 
-    def __init__(self, workers: int = 2, kept: int = 128, draw: DrawNoise = noise) -> None:
-        self._draw, self._kept = draw, kept
+    def __init__(self, workers: int, draw: DrawNoise) -> None:
+        self._draw, self._kept = draw, 0
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="noise")
         self._drawn: OrderedDict[_Key, Future[Tensor]] = OrderedDict()
 
@@ -43,10 +40,21 @@ class NoiseAhead:
         following = (seed, chunk + 1, step, shape)
         if following not in self._drawn:
             self._drawn[following] = self._threads.submit(self._draw, *following)
-            while len(self._drawn) > self._kept:
-                _, forgotten = self._drawn.popitem(last=False)
-                forgotten.cancel()
+            self._forget()
         return self._draw(seed, chunk, step, shape) if ready is None else ready.result()
+
+    def keep(self, draws: int) -> None:
+        """Remember so many draws at most: the steps of all streams' chunks together.
+
+        Those of ended streams are forgotten first, as nobody asks for them.
+        """
+        self._kept = draws
+        self._forget()
+
+    def _forget(self) -> None:
+        while len(self._drawn) > self._kept:
+            _, forgotten = self._drawn.popitem(last=False)
+            forgotten.cancel()
 
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""

@@ -109,6 +109,7 @@ class Session:
         self.playout = Playout(self.pacing, spec.fps, shape.chunk_frames, expected_s)
         self.governor = StepGovernor(steps, pinned or self.pacing != "realtime")
         self._first_steps = first_steps
+        self.most_steps = max(steps, first_steps)  # of any of its chunks
         self.chunk_index = 0
         self._being_made = 0  # chunks
         self.last_run = float("-inf")

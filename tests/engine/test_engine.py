@@ -33,6 +33,7 @@ from engine.types import (
     UpdatePrompt,
     Wait,
 )
+from models.noise import noise
 from models.policy import CachePolicy
 from models.sampler import Sampler
 from tests.fakes_engine import COSTS, FakeText, fake_model, memory_for, network_of
@@ -231,6 +232,27 @@ def test_a_realtime_stream_runs_no_further_ahead_than_its_lead(engine, clock):
     assert frames >= seconds * 16
     slacks = [chunk.slack_s for chunk in chunks_of(events) if chunk.slack_s is not None]
     assert min(slacks) > 0
+
+
+def test_noise_drawn_ahead_is_kept_for_as_many_streams_as_there_are(clock, monkeypatch):
+    drawn = []
+    lock = threading.Lock()
+
+    def draw(seed, chunk, step, shape):
+        with lock:
+            drawn.append((seed, chunk, step))
+        return noise(seed, chunk, step, shape)
+
+    monkeypatch.setattr("engine.engine.noise", draw)
+    engine = make_engine(clock, streams=40, max_sessions=40, noise_threads=2)
+    for seed in range(40):
+        engine.admit(spec(f"s{seed}", seed=seed), clock.now)
+    drive(engine, clock, 120)
+    for seed in range(1, 40):
+        engine.apply(Stop(f"s{seed}"), clock.now)
+    assert len(engine._ahead._drawn) == 4
+    engine.close()
+    assert len(drawn) == len(set(drawn)) >= 40 * 3 * 4
 
 
 def test_jobs_take_what_live_viewers_leave(engine, clock):

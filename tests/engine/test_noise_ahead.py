@@ -26,7 +26,8 @@ def ahead(calls: list[tuple[int, int, int]]) -> Iterator[NoiseAhead]:
             calls.append((seed, chunk, step))
         return noise(seed, chunk, step, shape)
 
-    drawer = NoiseAhead(workers=2, kept=6, draw=draw)
+    drawer = NoiseAhead(2, draw)
+    drawer.keep(6)
     yield drawer
     drawer.close()
 
@@ -53,3 +54,5 @@ def test_what_was_drawn_for_streams_that_ended_is_forgotten(ahead: NoiseAhead) -
     for seed in range(20):
         ahead(seed, 0, 0, SHAPE)
     assert len(ahead._drawn) == 6
+    ahead.keep(4)
+    assert len(ahead._drawn) == 4
