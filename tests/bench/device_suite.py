@@ -36,9 +36,10 @@ import torch
 
 from engine import bench
 from engine.accelerated import BATCH_SIZES, generator_factory
-from engine.benchmark import Case, matmul_rate, run_case
+from engine.benchmark import Case, run_case, with_share
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.flops import matmul_rate
 from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
 from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels, RunAttention
@@ -380,6 +381,9 @@ def model_items(suite: Suite, rate: float | None) -> None:
     )
     built: list[LoadedModel] = []
 
+    def shared(row: dict[str, Any]) -> dict[str, Any]:
+        return row if rate is None else with_share(row, rate)
+
     def network() -> LoadedModel:
         """Build the model when the first item of a process wants it."""
         if not built:
@@ -389,7 +393,7 @@ def model_items(suite: Suite, rate: float | None) -> None:
         return built[0]
 
     def run(
-        case: Case, kernels: Kernels, decoder: str | None = "taehv", limit_s: float = 10.0
+        case: Case, kernels: Kernels, decoder: str | None = "taehv", limit_s: float = 60.0
     ) -> Callable[[], Any]:
         def measure_case() -> dict[str, Any]:
             model, codec = network(), None
@@ -400,59 +404,56 @@ def model_items(suite: Suite, rate: float | None) -> None:
                 with DEVICE:
                     codec = build_codec(entry.with_codec(decoder).config).to(BF16).eval()
                 codec.requires_grad_(False)
-            return run_case(model, case, kernels, time.perf_counter, codec, rate, limit_s)
+            return shared(run_case(model, case, kernels, time.perf_counter, codec, limit_s))
 
         return measure_case
 
     item = suite.item
-    cudnn: Kernels = TritonKernels(CudnnAttention())
     triton: Kernels = TritonKernels(TritonAttention(descriptor=True))
-    base = Case("12-frame window, 3 sink frames", SIZE, 12, 3, 4, chunks=15)
-    first = item("taehv_captured_cudnn", 12, run(base, cudnn), 50)
-    second = item("taehv_captured_triton", 12, run(base, triton), 40)
-    fastest = cudnn
-    if first is None or (second is not None and second["chunk_ms"] < first["chunk_ms"]):
-        fastest = triton
-    few = replace(base, chunks=8)
-    item("taehv_eager_fastest", 8, run(replace(few, captured=False), fastest), 25)
+    base = Case("12-frame window, 3 sink frames", SIZE, 12, 3, 4)
+    item("taehv_captured_triton", 18, run(base, triton), 60)
+    item("taehv_eager_fastest", 14, run(replace(base, captured=False), triton), 40)
+
+    def rounded(policy: WorkPolicy) -> dict[str, Any]:
+        other = random_model(entry, device=DEVICE, dtype=BF16, kernels=triton)
+        accelerate(other.transformer, triton, policy.linear)
+        case = replace(base, policy=policy)
+        return shared(run_case(other, case, triton, time.perf_counter, other.codec, 30.0))
+
+    eight = WorkPolicy(attention="fp8", linear="fp8")
+    item("taehv_fp8", 12, lambda: rounded(eight), 40)
+    item("taehv_captured_fp8", 12, lambda: rounded(replace(eight, attention="plain")), 40)
+    only_attention = replace(eight, linear="plain")
+    item("taehv_fp8_attention", 12, run(replace(base, policy=only_attention), triton), 40)
     grow = replace(
         base, name="21-frame window, growing", window_frames=21, sink_frames=0, growing=True
     )
-    item("taehv_growing_21", 12, run(grow, fastest), 35)
-    item("two_streams_16_fps", 20, lambda: viewers(network(), fastest, 2, 4), 50)
+    item("taehv_growing_21", 14, run(grow, triton), 40)
+    item("two_streams_16_fps", 22, lambda: viewers(network(), triton, 2, 4), 50)
     fewer = replace(base, name="12-frame window, 3 sink frames, 2 steps", steps=2)
-    item("taehv_two_steps", 8, run(fewer, fastest), 25)
-    item("four_streams_16_fps_two_steps", 25, lambda: viewers(network(), fastest, 4, 2), 60)
-    item("denoise_only_captured_fastest", 8, run(few, fastest, None), 25)
-    item("wan_vae_captured", 12, run(few, fastest, "wan-vae"), 35)
-    item("batch_2", 10, run(replace(few, batch=2), fastest), 25)
-    item("batch_4", 16, run(replace(few, batch=4, chunks=5), fastest), 30)
-    item("longtake_tiny", 10, lambda: bundled(suite.out), 30)
+    item("taehv_two_steps", 8, run(fewer, triton), 30)
+    item("four_streams_16_fps_two_steps", 25, lambda: viewers(network(), triton, 4, 2), 60)
+    item("denoise_only_captured_fastest", 12, run(base, triton, None), 40)
+    item("wan_vae_captured", 22, run(base, triton, "wan-vae"), 60)
+    item("batch_2", 22, run(replace(base, batch=2), triton), 60)
+    item("longtake_tiny", 14, lambda: bundled(suite.out), 40)
     merged = WorkPolicy(merge_clean_pass=True)
-    item("taehv_captured_merged", 8, run(replace(few, policy=merged), fastest), 25)
-    eight = WorkPolicy(attention="fp8")
-    item("taehv_fp8_attention", 8, run(replace(base, policy=eight), fastest), 25)
-
-    def linear_fp8(policy: WorkPolicy) -> dict[str, Any]:
-        other = random_model(entry, device=DEVICE, dtype=BF16, kernels=fastest)
-        accelerate(other.transformer, fastest, policy.linear)
-        case = replace(base, policy=policy)
-        return run_case(other, case, fastest, time.perf_counter, other.codec, rate, 10.0)
-
-    item("taehv_captured_fp8", 10, lambda: linear_fp8(WorkPolicy(linear="fp8")), 30)
-    both = replace(eight, linear="fp8")
-    item("taehv_fp8", 10, lambda: linear_fp8(both), 30)
+    item("taehv_captured_merged", 12, run(replace(base, policy=merged), triton), 40)
+    sparse = WorkPolicy(keep_pages=3)
+    item("taehv_keep_3_pages", 12, run(replace(base, policy=sparse), triton), 40)
+    item("taehv_captured_cudnn", 14, run(base, TritonKernels(CudnnAttention())), 40)
+    item("taehv_captured_sdpa", 14, run(base, TritonKernels(RunAttention())), 40)
+    full = replace(base, name="21-frame window", window_frames=21, sink_frames=0)
+    item("taehv_full_21", 18, run(full, triton), 40)
+    item("operations", 6, operations, 30)
     measured = item("attention", 15, attention, 60)
     if measured is not None:
-        item("triton_tuned", 8, lambda: aside(run(few, best_kernels(measured))), 25)
-    item("operations", 6, operations, 30)
-    full = replace(few, name="21-frame window", window_frames=21, sink_frames=0)
-    item("taehv_full_21", 12, run(full, fastest), 30)
-    item("taehv_captured_sdpa", 8, run(few, TritonKernels(RunAttention())), 25)
+        item("triton_tuned", 14, lambda: aside(run(base, best_kernels(measured))), 40)
+    item("batch_4", 40, run(replace(base, batch=4), triton), 90)
 
     def tuned_convolutions() -> dict[str, Any]:
         with torch.backends.cudnn.flags(benchmark=True, allow_tf32=True):
-            return aside(run(few, fastest))
+            return aside(run(base, triton))
 
     item("taehv_tuned_convolutions", 15, tuned_convolutions, 40)
 
@@ -465,7 +466,7 @@ def aside(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def bundled(out: Path) -> dict[str, Any]:
     """Run the engine's own benchmark on the bundled model; its report is a file of its own."""
-    words = "--model longtake-tiny --batch 1,4 --decoder none,taehv --chunks 20 --json"
+    words = "--model longtake-tiny --batch 1,4 --decoder none,taehv --json"
     said = io.StringIO()
     with redirect_stdout(said):
         code = bench.main(words.split())

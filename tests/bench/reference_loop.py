@@ -31,11 +31,11 @@ from torch import Tensor
 from engine import work_policy
 from engine.accelerated import EXACT, prepare, under
 from engine.bench import device_name
-from engine.benchmark import Case, chunk_flops, matmul_rate
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.dtype import choose_dtype
 from engine.engine import Engine
+from engine.flops import attended_frames, chunk_flops, matmul_rate
 from engine.generator import guidance_of
 from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
 from engine.work_policy import WorkPolicy
@@ -224,6 +224,7 @@ def compare(
     taken = less.steps or steps
     assert policy.window_frames is not None
     filling = policy.window_frames // policy.chunk_frames + 1
+    rate = matmul_rate(model.device, model.dtype, time.perf_counter)
     engine_s, plain_s, inside, worst = [], [], [], 0
     for run in range(filling + runs):
         start = time.perf_counter()
@@ -240,14 +241,13 @@ def compare(
             plain_s.append(middle - start)
             engine_s.append(end - middle)
             inside.append(side.inside_s / (end - middle))
-    rate = matmul_rate(model.device, model.dtype, time.perf_counter)
+    rate = max(rate, matmul_rate(model.device, model.dtype, time.perf_counter))
     cache = less.cache(policy)
-    attended = cache.window_frames
-    assert attended is not None, "the model has a window"
-    if less.keep_pages is not None:
-        attended = cache.sink_frames + less.keep_pages + cache.chunk_frames
-    case = Case("", (width, height), attended, cache.sink_frames, taken)
-    flops = streams * chunk_flops(model, case, attended)
+    assert cache.window_frames is not None, "the model has a window"
+    attended = attended_frames(
+        cache.window_frames, cache.sink_frames, cache.chunk_frames, less.keep_pages
+    )
+    flops = streams * chunk_flops(model.entry, (width, height), taken, attended)
     made = streams * model.codec.frames_for(policy.chunk_frames, False)
     ratios = [b / a for a, b in zip(engine_s, plain_s, strict=True)]
     return {

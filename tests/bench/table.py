@@ -31,7 +31,18 @@ SPEED = (
     "frames/s",
     "ms a pass",
     "TFLOP/s",
-    "share of matmul rate",
+    "share of the dtype's matmul rate",
+    "file",
+)
+VIEWERS = (
+    "device",
+    "model",
+    "streams",
+    "steps",
+    "chunks",
+    "late",
+    "least slack, ms",
+    "load",
 )
 LOOPS = (
     "device",
@@ -39,13 +50,18 @@ LOOPS = (
     "policy",
     "steps (engine, plain loop)",
     "window (engine, plain loop)",
-    "streams",
+    "streams, batch",
     "engine, frames/s",
     "plain loop, frames/s",
     "engine / plain loop",
+    "of a tick in network and decoder",
+    "share of the dtype's matmul rate",
 )
 VECTORS = ("policy", "as text", "relative RMS", "largest difference")
 ADHERENCE = ("policy", "adherence", "change, points", "clips", "made on")
+
+SUITE_MODEL = "1.3B, 832x480"
+"""Of the device suite, with random weights."""
 
 Report = dict[str, Any]
 Row = tuple[str, ...]
@@ -54,14 +70,39 @@ Row = tuple[str, ...]
 def speed_rows(report: Report) -> list[Row]:
     """Turn a report of the engine's benchmark or of the device suite into rows."""
     if "rows" in report:
-        return [_speed(_device(report), report["model"], row) for row in report["rows"]]
-    results = (item["result"] for item in report.values())
-    measured = [row for row in results if isinstance(row, dict) and "pass_ms" in row]
+        device, model = _device(report), report["model"]
+        return [_speed(device, model, row, report["file"]) for row in report["rows"]]
     device = _device(report["environment"]["result"])
-    return [_speed(device, "1.3B, 832x480", row) for row in measured]
+    measured = [row for row in _results(report) if "pass_ms" in row]
+    return [_speed(device, SUITE_MODEL, row, report["file"]) for row in measured]
 
 
-def _speed(device: str, model: str, row: Report) -> Row:
+def viewer_rows(report: Report) -> list[Row]:
+    """Turn the viewers of a report of the device suite into rows."""
+    device = _device(report["environment"]["result"])
+    return [
+        (
+            device,
+            f"{SUITE_MODEL}, {row['kernels']}",
+            str(row["streams"]),
+            str(row["steps"]),
+            str(row["chunks"]),
+            str(row["missed_deadlines"]),
+            f"{1000 * row['least_slack_s']:.0f}",
+            f"{row['load']:.2f}",
+        )
+        for row in _results(report)
+        if "least_slack_s" in row and "streams" in row
+    ]
+
+
+def _results(report: Report) -> list[Report]:
+    """Return what the items of the device suite measured."""
+    items = (item["result"] for item in report.values() if isinstance(item, dict))
+    return [row for row in items if isinstance(row, dict)]
+
+
+def _speed(device: str, model: str, row: Report, file: str) -> Row:
     window = f"{row['window_frames']}, {row['sink_frames']} sink"
     if row["window"] != "full":
         window += ", growing"
@@ -86,6 +127,7 @@ def _speed(device: str, model: str, row: Report) -> Row:
         f"{row['pass_ms']:.1f}",
         f"{row['denoise_tflops']:.4g}" if "denoise_tflops" in row else "",
         f"{row['share_of_matmul_rate']:.0%}" if "share_of_matmul_rate" in row else "",
+        file,
     )
 
 
@@ -99,10 +141,12 @@ def loop_rows(report: Report) -> list[Row]:
             report["policy"],
             f"{report['steps']}, {report['plain_steps']}{guided}",
             f"{report['window_frames']}, {report['plain_window_frames']}",
-            str(report["streams"]),
+            f"{report['streams']}, {report['batch']}",
             f"{report['engine_frames_per_s']:.1f}",
             f"{report['plain_frames_per_s']:.1f}",
             f"{report['engine_over_plain']:.2f}",
+            f"{report['share_of_tick_in_network_and_decoder']:.0%}",
+            f"{report['share_of_matmul_rate']:.0%}",
         )
     ]
 
@@ -138,24 +182,25 @@ def _device(report: Report) -> str:
     return f"{name}, {report['threads']} threads" if report.get("threads") else name
 
 
-def _kind(report: Any) -> str:
-    """Say which section a file belongs to; empty for none."""
+def _kinds(report: Any) -> tuple[str, ...]:
+    """Say which sections a file has rows for."""
     if not isinstance(report, dict):
-        return ""
+        return ()
     if "environment" in report:
-        return "gpu"
+        return ("gpu", "viewers")
     if "rows" in report:
-        return "cpu" if report.get("threads") else "gpu"
+        return ("cpu",) if report.get("threads") else ("gpu",)
     if "engine_over_plain" in report:
-        return "loop"
+        return ("loop",)
     if "policies" in report:
-        return "vectors" if "vectors" in report else "adherence"
-    return ""
+        return ("vectors",) if "vectors" in report else ("adherence",)
+    return ()
 
 
 SECTIONS: dict[str, tuple[Row, Callable[[Report], list[Row]], Sequence[int], str]] = {
     "cpu": (SPEED, speed_rows, range(6), "No engine on a CPU is in the files yet."),
     "gpu": (SPEED, speed_rows, range(6), "No GPU has been measured yet."),
+    "viewers": (VIEWERS, viewer_rows, range(4), "No viewers on a GPU have been measured yet."),
     "loop": (LOOPS, loop_rows, range(6), "No comparison with the plain loop is in the files yet."),
     "vectors": (VECTORS, vector_rows, (0, 1), "No policy is in the files yet."),
     "adherence": (ADHERENCE, adherence_rows, (0, 4), "No policy has been judged yet."),
@@ -171,11 +216,11 @@ def section(name: str, folder: Path) -> str:
     What a later file, by name, measured again replaces what an earlier one said of it.
     """
     head, rows_of, columns, nothing = SECTIONS[name]
-    reports = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     rows: dict[Row, Row] = {}
-    for report in reports:
-        if _kind(report) == name:
-            for row in rows_of(report):
+    for file in sorted(folder.glob("*.json")):
+        report = json.loads(file.read_text())
+        if name in _kinds(report):
+            for row in rows_of(report | {"file": file.stem}):
                 rows[tuple(DATE.sub("", row[column]) for column in columns)] = row
     if not rows:
         return nothing

@@ -18,8 +18,16 @@ BENCH = {"model": "m", "device": "d", "date": "2026-11-20", "threads": None, "ro
 LOOP = {
     "model": "m", "device": "d", "date": "2026-11-20", "threads": 2, "policy": "window=9",
     "guided": True, "steps": 4, "plain_steps": 4, "dtype": "float32", "window_frames": 9, "plain_window_frames": 12,
-    "streams": 1, "engine_frames_per_s": 26.04, "plain_frames_per_s": 20.0,
-    "engine_over_plain": 1.302,
+    "streams": 4, "batch": 2, "engine_frames_per_s": 26.04, "plain_frames_per_s": 20.0,
+    "engine_over_plain": 1.302, "share_of_tick_in_network_and_decoder": 0.966,
+    "share_of_matmul_rate": 0.274,
+}  # fmt: skip
+SUITE = {
+    "environment": {"took_s": 1.0, "result": {"device": "v", "date": "2026-11-20"}},
+    "two": {"took_s": 1.0, "result": {
+        "streams": 2, "steps": 4, "chunks": 34, "missed_deadlines": 0, "least_slack_s": 0.113,
+        "load": 0.718, "kernels": "triton",
+    }},
 }  # fmt: skip
 FIGURE = {"value": 0.9, "low": 0.875, "high": 0.925, "n": 64, "shuffled": 0.3}
 CHANGE = {"value": -0.0051, "low": -0.02, "high": 0.01, "n": 64, "shuffled": None}
@@ -32,11 +40,12 @@ JUDGED = {
 }  # fmt: skip
 EXPECTED = {
     "gpu": "| d (2026-11-20) | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass merged, best 4 "
-    "older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% |",
+    "older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% | 0 |",
     "cpu": "| d (2026-11-20), 2 threads | m, 4 steps, cudnn, bfloat16, FP8 linears, clean pass "
-    "merged, best 4 older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% |",
-    "loop": "| d (2026-11-20), 2 threads | m, float32 | window=9 | 4, 4, guided | 9, 12 | 1 | 26.0 "
-    "| 20.0 | 1.30 |",
+    "merged, best 4 older pages | 12, 3 sink | TAEHV | 2 | captured | 30 | 41.3 | 38.0 | 612.3 | 78% | 1 |",
+    "viewers": "| v (2026-11-20) | 1.3B, 832x480, triton | 2 | 4 | 34 | 0 | 113 | 0.72 |",
+    "loop": "| d (2026-11-20), 2 threads | m, float32 | window=9 | 4, 4, guided | 9, 12 | 4, 2 | 26.0 "
+    "| 20.0 | 1.30 | 97% | 27% |",
     "vectors": "| shorter | window=5 | 0.027 | 0.23 |",
     "adherence": "| window=9 | 90.0% [87.5%, 92.5%] | -0.5 [-2.0, +1.0] | 64 | d (2026-11-20), m, "
     "float32 |",
@@ -51,7 +60,7 @@ VECTORS = {
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    files = (BENCH, {**BENCH, "threads": 2}, LOOP, JUDGED, VECTORS)
+    files = (BENCH, {**BENCH, "threads": 2}, LOOP, JUDGED, VECTORS, SUITE)
     for number, report in enumerate(files):
         (tmp_path / f"{number}.json").write_text(json.dumps(report))
     return tmp_path
