@@ -1,15 +1,18 @@
-"""The latents of a tick's chunks: encoded from what a stream starts from, or denoised.
+"""A tick's chunks: latents encoded from what a stream starts from, or denoised, and then decoded.
 
-It brings prompts, noise and schedule together for the generator. It knows no time and no credit.
+It brings prompts, noise and schedule together for the generator, and asks for the pixels of what
+that makes. Whose turn it is it does not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from engine.flight import Flight, FlyingChunk
+from engine.frame_copy import Mark, PendingFrames
 from engine.generator import Generator
 from engine.held import Held
 from engine.noise_ahead import DrawNoise
@@ -24,12 +27,12 @@ __all__ = ["ChunkMaker"]
 
 
 class ChunkMaker:
-    """Makes latents for the engine.
+    """Makes chunks for the engine.
 
     Args:
         model: What generates.
         generator: Denoises.
-        pixels: Encodes start images.
+        pixels: Encodes start images, decodes chunks.
         prompts: Prepared ones.
         draw_noise: Noise of a place in a stream.
     """
@@ -44,6 +47,31 @@ class ChunkMaker:
     ) -> None:
         self._model, self._generator, self._pixels = model, generator, pixels
         self._prompts, self._draw_noise = prompts, draw_noise
+
+    def launch(self, rows: Sequence[Held], now: float, clock: Callable[[], float]) -> Flight:
+        """Start the next chunk of every row; nobody waits for a device that works by itself.
+
+        Args:
+            rows: Whose chunks may share a batch.
+            now: The engine's time.
+            clock: Monotonic seconds; measures.
+        """
+        device, clock_s = self._model.device, clock()
+        plans = [held.session.start_chunk(now) for held in rows]
+        begun = Mark(device, clock)
+        latents = self.latents(rows, plans)
+        denoised = decoding = Mark(device, clock)
+        chunks = []
+        for row, (held, plan) in enumerate(zip(rows, plans, strict=True)):
+            frames: PendingFrames | Exception
+            try:
+                frames = self._pixels.decode(held.stream, latents[row : row + 1])
+            except Exception as error:
+                frames = error
+            decoded = self._pixels.mark(clock)
+            chunks.append(FlyingChunk(held, plan, frames, decoding, decoded))
+            decoding = decoded
+        return Flight(tuple(chunks), now, clock_s, begun, denoised)
 
     def latents(self, rows: Sequence[Held], plans: Sequence[ChunkPlan]) -> Tensor:
         """Make the chunk that each row's plan describes; clean latents ``[B, F, C, H, W]``."""

@@ -10,8 +10,7 @@ become frames (``pixels``). It knows neither threads nor wires.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import torch
 
@@ -20,16 +19,15 @@ from engine.chunk_maker import ChunkMaker
 from engine.config import EngineConfig, MemoryPlan, free_memory, make_current, plan_memory
 from engine.cost_table import CostTable
 from engine.door import Door
-from engine.flight import Flight, FlyingChunk
-from engine.frame_copy import Mark, PendingFrames
+from engine.flight import Flight
+from engine.frame_copy import PendingFrames
 from engine.generator import Generator
 from engine.held import Held
 from engine.measure import measure_costs
 from engine.noise_ahead import NoiseAhead
 from engine.pixels import Pixels
-from engine.prompt_timeline import problem_with
 from engine.prompts import PromptStore
-from engine.scheduler import Candidate, SchedulerOutput, schedule
+from engine.scheduler import Candidate, schedule
 from engine.session import Session
 from engine.snapshot import Snapshot, SnapshotError
 from engine.start import chunk_shape
@@ -43,10 +41,6 @@ from engine.types import (
     EngineEvent,
     Pause,
     Play,
-    PromptQueued,
-    PromptRejected,
-    PromptSuperseded,
-    PromptUpdate,
     Refused,
     SessionEnded,
     Stop,
@@ -114,15 +108,15 @@ class Engine:
         ahead = config.encode_ahead
         if ahead is None:
             ahead = entry.text.dim > SMALL_TEXT_DIM
-        self._encoder: ThreadPoolExecutor | None = None
-        if ahead:
-            self._encoder = ThreadPoolExecutor(1, "text-encoder", make_current, (model.device,))
         threads = config.noise_threads
         if threads is None:
             threads = 2 if model.device.type == "cuda" else 0
         self._ahead = NoiseAhead(threads, noise) if threads else None
         self._prompts = PromptStore(
-            model.text, model.transformer.prompt_kv, config.prompt_bytes, self._encoder
+            model.text,
+            model.transformer.prompt_kv,
+            config.prompt_bytes,
+            ahead_on=model.device if ahead else None,
         )
         self._maker = ChunkMaker(
             model, self.generator, self._pixels, self._prompts, self._ahead or noise
@@ -166,17 +160,10 @@ class Engine:
         held = Held(session, stream, demand)
         if snapshot is not None:
             try:
-                snapshot.check_model(self.model)
-                snapshot.put(stream, self.generator)
-                held.restore(snapshot.session)
-            except Exception as error:
+                snapshot.restore(held, self.model, self.generator)
+            except SnapshotError as error:
                 self.generator.close(stream)
-                if isinstance(error, SnapshotError):
-                    return Refused("bad_snapshot", str(error))
-                log.exception("the snapshot of %s cannot be restored", spec.session_id)
-                return Refused(
-                    "bad_snapshot", f"a damaged snapshot ({error!r}); start the stream anew"
-                )
+                return Refused("bad_snapshot", str(error))
         self._held[spec.session_id] = held
         self._streams_changed()
         self._prompts.request(held.texts)
@@ -191,7 +178,7 @@ class Engine:
         held = self._held.get(session_id)
         if held is None:
             return None
-        return Snapshot.take(self.model, held.state(), held.stream, self.generator)
+        return Snapshot.take(held, self.model, self.generator)
 
     def enter(self) -> None:
         """Prepare the calling thread; the one that builds an engine is prepared."""
@@ -205,7 +192,7 @@ class Engine:
         session = held.session
         match command:
             case UpdatePrompt(update=update):
-                return self._update_prompt(held, update)
+                return held.update_prompt(update, self._prompts)
             case Credit(frame=frame):
                 session.playout.credit(frame, now)
             case Pause():
@@ -222,8 +209,7 @@ class Engine:
 
     def close(self) -> None:
         """End the engine's own threads: the one that embeds texts, those that draw noise."""
-        if self._encoder is not None:
-            self._encoder.shutdown(cancel_futures=True)
+        self._prompts.close()
         if self._ahead is not None:
             self._ahead.close()
 
@@ -250,7 +236,9 @@ class Engine:
         next batch has been asked for or there is none. A first picture waits for nobody, nor does
         any where asking waits for the device.
         """
-        events = list(self._take_arrived())
+        events = [
+            event for held in self._held.values() for event in held.take_arrived(self._prompts)
+        ]
         flight = self._flight
         if flight is not None and (
             flight.ready() or flight.opens() or not self.generator.asynchronous
@@ -262,8 +250,9 @@ class Engine:
         output = schedule(self._candidates(now), self.costs, free_at, self._config.max_batch)
         if output is None:
             return (*events, *self.land())
+        rows = [self._held[session_id] for session_id in output.session_ids]
         try:
-            flight = self._launch(output, now)
+            flight = self._maker.launch(rows, now, self._clock)
         except Exception as error:
             log.exception("a tick failed for %s", ", ".join(output.session_ids))
             events += self.land()
@@ -307,26 +296,6 @@ class Engine:
         )
         return [candidate for candidate in candidates if candidate is not None]
 
-    def _launch(self, output: SchedulerOutput, now: float) -> Flight:
-        """Ask for the chunks of one batch; nobody waits for a device that works by itself."""
-        device, clock_s = self.model.device, self._clock()
-        rows = [self._held[session_id] for session_id in output.session_ids]
-        plans = [held.session.start_chunk(now) for held in rows]
-        begun = Mark(device, self._clock)
-        latents = self._maker.latents(rows, plans)
-        denoised = decoding = Mark(device, self._clock)
-        chunks = []
-        for row, (held, plan) in enumerate(zip(rows, plans, strict=True)):
-            frames: PendingFrames | Exception
-            try:
-                frames = self._pixels.decode(held.stream, latents[row : row + 1])
-            except Exception as error:
-                frames = error
-            decoded = self._pixels.mark(self._clock)
-            chunks.append(FlyingChunk(held, plan, frames, decoding, decoded))
-            decoding = decoded
-        return Flight(tuple(chunks), now, clock_s, begun, denoised)
-
     def _report(self, flight: Flight) -> list[EngineEvent]:
         """Wait for the chunks of a flight and report those of sessions that are still held."""
         events: list[EngineEvent] = []
@@ -349,30 +318,6 @@ class Engine:
                 )
                 events.append(self._end(session_id, "error", f"{type(error).__name__}: {error}"))
         return events
-
-    def _update_prompt(self, held: Held, update: PromptUpdate) -> tuple[EngineEvent, ...]:
-        """Queue a change at once, or when its texts have been embedded."""
-        session = held.session
-        problem = problem_with(update.prompts)
-        if problem is not None:
-            return (PromptRejected(session.spec.session_id, update.event_id, problem),)
-        texts = [part.text for part in update.prompts]
-        self._prompts.request(texts)
-        session_id, replaced = session.spec.session_id, held.arriving
-        held.arriving = update
-        events: list[EngineEvent] = [PromptQueued(session_id, update.event_id, session.chunk_index)]
-        if replaced is not None:
-            events.append(PromptSuperseded(session_id, replaced.event_id, update.event_id))
-        return (*events, *self._take_arrived([held]))
-
-    def _take_arrived(self, rows: Iterable[Held] | None = None) -> tuple[EngineEvent, ...]:
-        """Hand changes whose texts are embedded to their sessions."""
-        events: list[EngineEvent] = []
-        for held in self._held.values() if rows is None else rows:
-            update = held.arriving
-            if update is not None and self._prompts.ready([part.text for part in update.prompts]):
-                events.extend(held.hand_over())
-        return tuple(events)
 
     def _taken(self) -> Taken:
         return Taken.by(held.demand for held in self._held.values())

@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from engine.admission import Demand
-from engine.prompt_timeline import restored_update, update_state
+from engine.prompt_timeline import problem_with, restored_update, update_state
+from engine.prompts import PromptStore
 from engine.scheduler import Candidate
 from engine.session import ChunkPlan, Session
 from engine.stream import Stream
-from engine.types import EngineEvent, PromptUpdate
+from engine.types import EngineEvent, PromptQueued, PromptRejected, PromptSuperseded, PromptUpdate
 
 
 @dataclass(slots=True)
@@ -60,10 +61,27 @@ class Held:
         arriving = () if self.arriving is None else self.arriving.prompts
         return *self.session.prompts.texts, *(part.text for part in arriving)
 
-    def hand_over(self) -> tuple[EngineEvent, ...]:
-        """Give the change that arrives to the session; report it."""
-        update, self.arriving = self.arriving, None
-        return () if update is None else self.session.update_prompt(update)
+    def update_prompt(self, update: PromptUpdate, prompts: PromptStore) -> tuple[EngineEvent, ...]:
+        """Take a prompt change, for the session at once or when its texts have been embedded."""
+        session_id, problem = self.session.spec.session_id, problem_with(update.prompts)
+        if problem is not None:
+            return (PromptRejected(session_id, update.event_id, problem),)
+        prompts.request([part.text for part in update.prompts])
+        replaced, self.arriving = self.arriving, update
+        events: list[EngineEvent] = [
+            PromptQueued(session_id, update.event_id, self.session.chunk_index)
+        ]
+        if replaced is not None:
+            events.append(PromptSuperseded(session_id, replaced.event_id, update.event_id))
+        return (*events, *self.take_arrived(prompts))
+
+    def take_arrived(self, prompts: PromptStore) -> tuple[EngineEvent, ...]:
+        """Give the change that arrives to the session if its texts are embedded; report it."""
+        update = self.arriving
+        if update is None or not prompts.ready([part.text for part in update.prompts]):
+            return ()
+        self.arriving = None
+        return self.session.update_prompt(update)
 
     def candidate(self, own_first_schedule: bool, now: float) -> Candidate | None:
         """Describe it to the scheduler; None while it may not run.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from engine.config import make_current
 from engine.types import Prompts
 from models.interface import TextEncoder
 from models.transformer import PromptKV
@@ -63,7 +64,8 @@ class PromptStore:
         text: The text encoder.
         prompt_kv: The network's preparation of an embedding ``[1, P, text_dim]``.
         limit_bytes: Of each of the two caches.
-        executor: One thread that embeds texts ahead; None embeds them when they are needed.
+        ahead_on: Embed texts ahead, on a thread of its own for this device; None embeds them when
+            they are needed.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class PromptStore:
         text: TextEncoder,
         prompt_kv: Callable[[Tensor], PromptKV],
         limit_bytes: int,
-        executor: Executor | None = None,
+        ahead_on: torch.device | None = None,
     ) -> None:
         self._text = text
         self._prompt_kv = prompt_kv
         self._embeddings: ByteCache[str, Tensor] = ByteCache(limit_bytes, lambda x: x.nbytes)
-        self._executor = executor
+        self._executor: ThreadPoolExecutor | None = None
+        if ahead_on is not None:
+            self._executor = ThreadPoolExecutor(1, "text-encoder", make_current, (ahead_on,))
         self._asked: dict[str, Future[Tensor]] = {}
         self._prepared: ByteCache[Prompts, PromptKV] = ByteCache(limit_bytes, kv_bytes)
 
@@ -102,6 +106,11 @@ class PromptStore:
     def get(self, mix: Prompts) -> PromptKV:
         """Return the keys and values of a blend, batch size 1."""
         return self._prepared.get(mix, lambda: self._prompt_kv(self._embed(mix)))
+
+    def close(self) -> None:
+        """End the thread; texts that it has not begun are dropped."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
     def _encode(self, text: str) -> Tensor:

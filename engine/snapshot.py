@@ -12,6 +12,7 @@ Noise is not in it, because noise is a function of seed and place.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from engine.generator import Generator
+from engine.held import Held
 from engine.stream import Stream
 from models.interface import LoadedModel
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -59,17 +63,15 @@ class Snapshot:
     tensors: dict[str, Tensor]
 
     @classmethod
-    def take(
-        cls, model: LoadedModel, session: dict[str, Any], stream: Stream, generator: Generator
-    ) -> Snapshot:
+    def take(cls, held: Held, model: LoadedModel, generator: Generator) -> Snapshot:
         """Copy a stream's state; the stream goes on. A clean pass that is owed is made first.
 
         Args:
-            model: What makes the stream.
-            session: ``Held.state()``.
-            stream: The stream.
+            held: The stream.
+            model: What makes it.
             generator: Has its pages.
         """
+        stream = held.stream
         generator.settle(stream)
         tensors = {
             name: value
@@ -83,7 +85,7 @@ class Snapshot:
             tensors |= {"k": k, "v": v}
         return cls(
             model=model_id(model),
-            session=session,
+            session=held.state(),
             latent_hw=stream.latent_hw,
             latent_frames=stream.latent_frames,
             held=tuple(stream.table.held()),
@@ -91,24 +93,32 @@ class Snapshot:
             tensors={name: value.cpu().contiguous() for name, value in tensors.items()},
         )
 
-    def check_model(self, model: LoadedModel) -> None:
-        """Make sure that it is of ``model``.
+    def restore(self, held: Held, model: LoadedModel, generator: Generator) -> None:
+        """Bring a freshly opened stream to this state.
+
+        Args:
+            held: The stream; not to be used where this fails.
+            model: What makes it.
+            generator: Has its pages.
 
         Raises:
-            SnapshotError: It is of another one, or of another codec or dtype.
+            SnapshotError: It is of another model, codec, dtype or shape, or damaged.
         """
         if self.model != model_id(model):
             raise SnapshotError(
                 f"a snapshot of {self.model}; this engine runs {model_id(model)}; restore it there"
             )
+        try:
+            self._put(held.stream, generator)
+            held.restore(self.session)
+        except SnapshotError:
+            raise
+        except Exception as error:
+            # Whatever may be wrong with it: the stream can always begin anew.
+            log.exception("the snapshot of %s cannot be restored", held.session.spec.session_id)
+            raise SnapshotError(f"a damaged snapshot ({error!r}); start the stream anew") from error
 
-    def put(self, stream: Stream, generator: Generator) -> None:
-        """Bring a freshly opened stream to this state.
-
-        Raises:
-            SnapshotError: It was taken from a stream of another shape, or its frames have no
-                places.
-        """
+    def _put(self, stream: Stream, generator: Generator) -> None:
         pool = generator.pool
         device = pool.k.device
         capacity = stream.table.capacity

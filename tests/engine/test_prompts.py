@@ -1,3 +1,5 @@
+import threading
+
 import torch
 
 from engine.prompts import ByteCache, PromptStore, kv_bytes
@@ -48,3 +50,21 @@ def test_memory_is_bounded_and_the_least_recently_used_goes_first():
     assert cache.get("big", lambda: 0) == 50
     assert len(cache) == 1
     assert cache.nbytes == 50
+
+
+def test_texts_are_embedded_ahead_on_a_thread_that_ends_with_the_store():
+    text, threads = FakeText(), []
+    encode = text.encode
+
+    def noting(texts):
+        threads.append(threading.current_thread())
+        return encode(texts)
+
+    text.encode = noting
+    prompts = PromptStore(text, FakeNetwork().prompt_kv, 1 << 20, ahead_on=torch.device("cpu"))
+    prompts.request(["a"])
+    prompts.get((PromptPart("a"),))
+    assert threads[0] is not threading.current_thread()
+    prompts.close()
+    assert not threads[0].is_alive()
+    assert text.encoded == ["a"]
