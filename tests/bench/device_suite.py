@@ -60,6 +60,7 @@ DEVICE = torch.device("cuda")
 BF16 = torch.bfloat16
 GPU_TESTS = (
     "tests/kernels",
+    "tests/engine/test_captured_engine.py",
     "tests/engine/test_cuda_graph.py",
     "tests/engine/test_flight.py",
     "tests/engine/test_frame_copy.py",
