@@ -91,7 +91,7 @@ class ChunkMaker:
             [held.stream for held in rows],
             frames,
             [self._prompts.get(plan.prompt.mix) for plan in plans],
-            [plan.prompt.changed and plan.prompt.recache is not False for plan in plans],
+            [plan.prompt.changed and plan.prompt.recache for plan in plans],
             self._schedule(plans[0]),
             draw,
             last=all(plan.last for plan in plans),

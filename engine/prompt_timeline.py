@@ -24,8 +24,7 @@ class ChunkPrompt:
         mix: Texts with weights that sum to 1, heaviest first.
         rev: Counts the prompts applied so far, the first one not included.
         changed: Whether ``mix`` differs from the previous chunk's.
-        recache: Whether the window is to be rebuilt under ``mix`` now; None leaves it to the
-            model's policy.
+        recache: Whether the model's policy may rebuild the window under ``mix`` now.
         applied: Event ids that take effect with this chunk.
         superseded: Timed prompts that never will, and by which event.
     """
@@ -33,7 +32,7 @@ class ChunkPrompt:
     mix: Prompts
     rev: int
     changed: bool
-    recache: bool | None
+    recache: bool
     applied: tuple[str, ...]
     superseded: tuple[tuple[str, str], ...] = ()
 
@@ -87,7 +86,7 @@ class PromptTimeline:
         self._from: Prompts = blend(prompts, prompts, 1.0)
         self._to: Prompts = self._from
         self._done, self._of = 1, 1  # chunks of the transition gone by, and its length
-        self._recache: bool | None = None
+        self._recache = True
         self._timed = list(timed)
         self._pending: PromptUpdate | None = None
         self._rev = 0
@@ -143,7 +142,7 @@ class PromptTimeline:
             rev=self._rev,
             changed=mix != before,
             # The window is rebuilt once, when the new prompt has taken over.
-            recache=self._recache if last_of_transition else False,
+            recache=self._recache and last_of_transition,
             applied=tuple(events[-1:]),
             superseded=tuple((event, events[-1]) for event in events[:-1]),
         )
@@ -168,7 +167,7 @@ class PromptTimeline:
         timeline._from = _prompts(state["from"])
         timeline._to = _prompts(state["to"])
         timeline._done, timeline._of = int(state["done"]), int(state["of"])
-        timeline._recache = state["recache"]
+        timeline._recache = bool(state["recache"])
         timeline._rev = int(state["rev"])
         timeline._timed = [TimedPrompt(int(at), _prompts(what)) for at, what in state["timed"]]
         timeline._pending = restored_update(state["pending"])

@@ -96,14 +96,14 @@ class PromptUpdate:
         event_id: Names the change in its receipts.
         prompts: What the stream shall show.
         transition_chunks: Blend from the old prompt over this many chunks; 0 switches at once.
-        recache: Rebuild the window's keys and values under the new prompt. None is the model's
-            own policy, False changes cross-attention only.
+        recache: Let the model's policy rebuild the window's keys and values under the new prompt;
+            False changes cross-attention only.
     """
 
     event_id: str
     prompts: Prompts
     transition_chunks: int = 0
-    recache: bool | None = None
+    recache: bool = True
 
 
 @dataclass(frozen=True, slots=True)

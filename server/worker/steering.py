@@ -129,9 +129,9 @@ class Steering:
         event_id = message["event_id"]
         pending = self._output.expect(event_id)
         parts = tuple(PromptPart(text, weight) for text, weight in message["prompts"])
-        update = PromptUpdate(
-            event_id, parts, int(message["transition_chunks"]), message["recache"]
-        )
+        # Who says nothing leaves it to the model's policy, as who says yes.
+        recache = message["recache"] is not False
+        update = PromptUpdate(event_id, parts, int(message["transition_chunks"]), recache)
         self._parts.bridge.submit(UpdatePrompt(self._engine_id, update))
         self.prompts = json.dumps(message["prompts"])
         await self._remember({"prompts": self.prompts, "pending": pending})

@@ -43,7 +43,7 @@ def test_a_transition_moves_the_weights_chunk_by_chunk_and_recaches_at_its_end()
     chunks = [timeline.start_chunk(9 + 12 * i) for i in range(5)]
     weights = [dict(chunk.mix).get("b") for chunk in chunks]
     assert weights == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    assert [chunk.recache for chunk in chunks] == [False, False, False, None, False]
+    assert [chunk.recache for chunk in chunks] == [False, False, False, True, False]
     assert [chunk.changed for chunk in chunks] == [True, True, True, True, False]
     assert [chunk.applied for chunk in chunks] == [("e1",), (), (), (), ()]
 
@@ -59,7 +59,7 @@ def test_a_change_during_a_transition_starts_from_what_is_shown():
 
 
 def test_the_client_decides_about_the_recache_when_it_says_so():
-    for wish in (True, False, None):
+    for wish in (True, False):
         timeline = PromptTimeline(parts("a"))
         timeline.start_chunk(0)
         timeline.queue(change("e1", "b", recache=wish))
