@@ -25,7 +25,7 @@ class TritonAttention:
 
     Args:
         tiles: how to cut the work; chosen for the device and shape when None.
-        descriptor: read keys through tensor descriptors where pages lie in one stretch.
+        descriptor: read keys through tensor descriptors; pages that lie apart are copied first.
     """
 
     name = "triton"
@@ -42,8 +42,12 @@ class TritonAttention:
 
     def paged(self, q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: PagePlan) -> Tensor:
         """See ``PagedAttention.paged``."""
-        k_pages, v_pages, table, copied = _rotated(k_pages, v_pages, plan)
-        contiguous = copied or plan.contiguous
+        k_pages, v_pages, table, contiguous = _rotated(k_pages, v_pages, plan)
+        if self._descriptor and not contiguous:
+            # On an H200 the copy takes 0.06 ms, and reading pages where they lie 0.66 more.
+            pages = table.flatten()
+            k_pages, v_pages = k_pages[pages], v_pages[pages]
+            table, contiguous = _in_order(table), True
         out, _ = triton_attention.paged_attention(
             q, k_pages, v_pages, table, plan.lengths, bias=plan.bias, contiguous=contiguous,
             tiles=self.tiles_for(q, k_pages, contiguous),
@@ -143,9 +147,9 @@ class TritonKernels(TorchKernels):
 def _rotated(
     k_pages: Tensor, v_pages: Tensor, plan: PagePlan
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Return pages, table, and whether they are a copy of the window with its keys rotated."""
+    """Return pages with rotated keys, their table, and whether every row's are one stretch."""
     if plan.key_cos is None or plan.key_sin is None:
-        return k_pages, v_pages, plan.table, False
+        return k_pages, v_pages, plan.table, plan.contiguous
     k_pages, v_pages = triton_ops.copy_window(
         k_pages, v_pages, plan.table, plan.lengths, plan.key_cos, plan.key_sin
     )

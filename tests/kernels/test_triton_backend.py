@@ -28,8 +28,9 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("rope", ["absolute", "window"])
 @pytest.mark.parametrize("read", [[[1, 2, 3], [5, 6]], [[7, 2, 9], [5, 1]], [[2, 3, 1], []]])
 @pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("descriptor", [False, True])
 def test_a_pass_through_pages_equals_plain_torch(
-    rope: str, read: list[list[int]], biased: bool
+    rope: str, read: list[list[int]], biased: bool, descriptor: bool
 ) -> None:
     plan = make_plan(
         write=[[2], [5]],
@@ -46,7 +47,8 @@ def test_a_pass_through_pages_equals_plain_torch(
     norm = Norm(1 + 0.1 * draw(4, WIDTH), 1 + 0.1 * draw(5, WIDTH))
     pool = draw(6, 2, 11, HW, HEADS, HEAD_DIM)
     results = []
-    for kernels in (TorchKernels(), backend.TritonKernels()):
+    triton = backend.TritonKernels(backend.TritonAttention(descriptor=descriptor))
+    for kernels in (TorchKernels(), triton):
         pages = pool.clone()
         query = kernels.write_kv(q, k, v, norm, plan, pages[0], pages[1])
         results.append((kernels.paged_attention(query, pages[0], pages[1], plan), pages))
