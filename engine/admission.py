@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.types import Kind, Pacing, Refused, Wait
+from engine.asked import Kind, Pacing
+from engine.events import Refused, Wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.asked import Credit, StreamSpec
 from engine.engine import Engine
+from engine.events import Admitted, ChunkReady, Frames, PromptApplied, SessionEnded, Wait
 from engine.requests import ClipRequest
-from engine.types import (
-    Admitted,
-    ChunkReady,
-    Credit,
-    Frames,
-    PromptApplied,
-    SessionEnded,
-    StreamSpec,
-    Wait,
-)
 
 __all__ = ["Clip", "make_clips"]
 

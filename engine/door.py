@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from engine.admission import Demand, Limits, Taken, admit
+from engine.asked import StreamSpec
 from engine.config import EngineConfig, MemoryPlan
 from engine.cost_table import CostTable
+from engine.events import Refused, Wait
 from engine.prompt_timeline import problem_with
 from engine.start import problem_with_start
-from engine.types import Refused, StreamSpec, Wait
 from models.entry import ModelEntry
 from models.interface import VideoCodec
 from models.noise import MAX_SEED

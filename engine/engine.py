@@ -15,10 +15,21 @@ from collections.abc import Callable
 import torch
 
 from engine.admission import Taken
+from engine.asked import Command, Credit, Pause, Play, Stop, StreamSpec, UpdatePrompt
 from engine.chunk_maker import ChunkMaker
 from engine.config import EngineConfig, MemoryPlan, free_memory, make_current, plan_memory
 from engine.cost_table import CostTable
 from engine.door import Door
+from engine.events import (
+    Admission,
+    Admitted,
+    Capacity,
+    EndReason,
+    EngineEvent,
+    Refused,
+    SessionEnded,
+    Wait,
+)
 from engine.flight import Flight
 from engine.frame_copy import PendingFrames
 from engine.generator import Generator
@@ -31,23 +42,6 @@ from engine.scheduler import Candidate, schedule
 from engine.session import Session
 from engine.snapshot import Snapshot, SnapshotError
 from engine.start import chunk_shape
-from engine.types import (
-    Admission,
-    Admitted,
-    Capacity,
-    Command,
-    Credit,
-    EndReason,
-    EngineEvent,
-    Pause,
-    Play,
-    Refused,
-    SessionEnded,
-    Stop,
-    StreamSpec,
-    UpdatePrompt,
-    Wait,
-)
 from models.interface import LoadedModel
 from models.noise import noise
 from models.paged_kv import KVPool

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.events import ChunkReady
 from engine.frame_copy import Mark, PendingFrames
 from engine.held import Held
 from engine.session import ChunkPlan
-from engine.types import ChunkReady
 
 __all__ = ["Flight", "FlyingChunk"]
 

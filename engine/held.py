@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from engine.admission import Demand
+from engine.asked import PromptUpdate
+from engine.events import EngineEvent, PromptQueued, PromptRejected, PromptSuperseded
 from engine.prompt_timeline import problem_with, restored_update, update_state
 from engine.prompts import PromptStore
 from engine.scheduler import Candidate
 from engine.session import ChunkPlan, Session
 from engine.stream import Stream
-from engine.types import EngineEvent, PromptQueued, PromptRejected, PromptSuperseded, PromptUpdate
 
 
 @dataclass(slots=True)

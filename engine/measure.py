@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from engine.asked import PromptPart
 from engine.cost_table import CostTable, measure
 from engine.generator import Generator
 from engine.pixels import Pixels
 from engine.playout import LEAST_STEPS
 from engine.prompts import PromptStore
 from engine.stream import Stream
-from engine.types import PromptPart
 from models.interface import LoadedModel
 from models.sampler import Sampler, Schedule
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from engine.types import Pacing
+from engine.asked import Pacing
 
 ACK_SLACK_FRAMES = 4
 ASAP_CHUNKS_AHEAD = 2

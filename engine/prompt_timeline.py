@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine.types import PromptPart, Prompts, PromptUpdate, TimedPrompt
+from engine.asked import PromptPart, Prompts, PromptUpdate, TimedPrompt
 
 
 @dataclass(frozen=True, slots=True)

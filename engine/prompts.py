@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from engine.asked import Prompts
 from engine.config import make_current
-from engine.types import Prompts
 from models.interface import TextEncoder
 from models.transformer import PromptKV
 

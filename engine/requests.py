@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from engine.asked import PromptPart, Prompts, StreamSpec, TimedPrompt
 from engine.start import start_frames
-from engine.types import PromptPart, Prompts, StreamSpec, TimedPrompt
 from models.entry import ModelEntry
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from engine.asked import Kind, Pacing
 from engine.cost_table import CostTable
-from engine.types import Kind, Pacing
 
 PATIENCE_S = 1.0
 """Who has waited so long for a first picture is let through, whatever the costs say will come of it."""

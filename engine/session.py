@@ -9,17 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from engine.asked import Pacing, PromptUpdate, StreamSpec
+from engine.events import EngineEvent, PromptApplied, PromptSuperseded, SessionPaused
 from engine.playout import Playout, StepGovernor
 from engine.prompt_timeline import ChunkPrompt, PromptTimeline
-from engine.types import (
-    EngineEvent,
-    Pacing,
-    PromptApplied,
-    PromptSuperseded,
-    PromptUpdate,
-    SessionPaused,
-    StreamSpec,
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from engine.asked import StreamSpec
+from engine.events import Refused
 from engine.session import ChunkShape
-from engine.types import Refused, StreamSpec
 from models.entry import ModelEntry
 from models.interface import VideoCodec
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from engine.asked import Command, StreamSpec
+from engine.events import Admission, Capacity, EngineEvent, Refused
 from engine.snapshot import Snapshot, SnapshotError
-from engine.types import Admission, Capacity, Command, EngineEvent, Refused, StreamSpec
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -80,7 +80,8 @@ def test_the_python_client_stands_alone() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "engine.types",
+        "engine.asked",
+        "engine.events",
         "engine.scheduler",
         "engine.page_pool",
         "server.launch",

@@ -24,20 +24,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.types import (
-    Admission,
-    Admitted,
-    ChunkReady,
-    Command,
-    Credit,
-    EngineEvent,
-    PromptPart,
-    Refused,
-    SessionEnded,
-    Stop,
-    StreamSpec,
-    TimedPrompt,
-)
+from engine.asked import Command, Credit, PromptPart, Stop, StreamSpec, TimedPrompt
+from engine.events import Admission, Admitted, ChunkReady, EngineEvent, Refused, SessionEnded
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
 from server.images import pixels

@@ -12,16 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-from engine.types import (
-    Admission,
-    Admitted,
-    Capacity,
-    Command,
-    EngineEvent,
-    SessionEnded,
-    Stop,
-    StreamSpec,
-)
+from engine.asked import Command, Stop, StreamSpec
+from engine.events import Admission, Admitted, Capacity, EngineEvent, SessionEnded
 
 log = logging.getLogger(__name__)
 

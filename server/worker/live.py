@@ -10,17 +10,14 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from engine.types import (
+from engine.asked import Credit, PromptUpdate, Stop, UpdatePrompt
+from engine.events import (
     Admitted,
     ChunkReady,
-    Credit,
     EngineEvent,
-    PromptUpdate,
     Refused,
     SessionEnded,
     SessionPaused,
-    Stop,
-    UpdatePrompt,
     Wait,
 )
 from server.entries import config_to_json

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.types import (
+from engine.events import (
     ChunkReady,
     EngineEvent,
     PromptApplied,

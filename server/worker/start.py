@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from engine.types import PromptPart, StreamSpec
+from engine.asked import PromptPart, StreamSpec
 from server.images import pixels
 from server.live import LiveSpec
 from server.worker.kept import KeptState

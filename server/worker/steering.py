@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from engine.types import Credit, Pause, Play, PromptPart, PromptUpdate, UpdatePrompt
+from engine.asked import Credit, Pause, Play, PromptPart, PromptUpdate, UpdatePrompt
 from server.fabric import keys
 from server.fabric.claim import Claim
 from server.fabric.connection import FabricError, Word

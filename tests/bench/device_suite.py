@@ -36,11 +36,12 @@ import torch
 
 from engine import bench
 from engine.accelerated import BATCH_SIZES, generator_factory
+from engine.asked import Credit, PromptPart, StreamSpec
 from engine.benchmark import Case, run_case, with_share
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.events import Admitted, ChunkReady, SessionEnded
 from engine.flops import matmul_rate
-from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
 from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels, RunAttention
 from kernels.cudnn import CudnnAttention

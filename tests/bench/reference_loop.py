@@ -30,14 +30,15 @@ from torch import Tensor
 
 from engine import work_policy
 from engine.accelerated import EXACT, prepare, under
+from engine.asked import Credit, PromptPart, StreamSpec
 from engine.bench import device_name
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.dtype import choose_dtype
 from engine.engine import Engine
+from engine.events import Admitted, ChunkReady, SessionEnded
 from engine.flops import attended_frames, chunk_flops, matmul_rate
 from engine.generator import guidance_of
-from engine.types import Admitted, ChunkReady, Credit, PromptPart, SessionEnded, StreamSpec
 from engine.work_policy import WorkPolicy
 from kernels.attention import attention
 from kernels.backend import TorchKernels

@@ -7,26 +7,23 @@ import pytest
 import torch
 
 from engine.accelerated import BATCH_SIZES, generator_factory, prepare
-from engine.config import EngineConfig
-from engine.cost_table import CostTable
-from engine.cuda_graph import choose_size
-from engine.engine import Engine
-from engine.merged import MergingGenerator
-from engine.snapshot import Snapshot
-from engine.types import (
-    Admitted,
-    ChunkReady,
+from engine.asked import (
     Credit,
-    EngineEvent,
     Pause,
     Play,
     PromptPart,
     PromptUpdate,
-    SessionEnded,
     Stop,
     StreamSpec,
     UpdatePrompt,
 )
+from engine.config import EngineConfig
+from engine.cost_table import CostTable
+from engine.cuda_graph import choose_size
+from engine.engine import Engine
+from engine.events import Admitted, ChunkReady, EngineEvent, SessionEnded
+from engine.merged import MergingGenerator
+from engine.snapshot import Snapshot
 from engine.work_policy import WorkPolicy
 from kernels.backend import OracleAttention, TorchKernels
 from kernels.cudnn import CudnnAttention

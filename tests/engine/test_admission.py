@@ -1,5 +1,5 @@
 from engine.admission import Demand, Limits, Taken, admit
-from engine.types import Refused, Wait
+from engine.events import Refused, Wait
 
 LIMITS = Limits(pages=36, decoder_bytes=30, sessions=3, jobs=2, load=0.9, live_pages=12)
 

@@ -5,24 +5,14 @@ import itertools
 import pytest
 import torch
 
+from engine.asked import Credit, PromptPart, PromptUpdate, Stop, StreamSpec, UpdatePrompt
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.cuda_graph import CapturedDenoiser
 from engine.engine import Engine
+from engine.events import Admitted, ChunkReady, EngineEvent, SessionEnded
 from engine.generator import Generator
 from engine.merged import MergingGenerator
-from engine.types import (
-    Admitted,
-    ChunkReady,
-    Credit,
-    EngineEvent,
-    PromptPart,
-    PromptUpdate,
-    SessionEnded,
-    Stop,
-    StreamSpec,
-    UpdatePrompt,
-)
 from kernels.backend import Kernels, TorchKernels
 from models.interface import LoadedModel
 from models.paged_kv import KVPool

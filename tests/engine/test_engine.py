@@ -6,33 +6,35 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import EngineConfig
-from engine.cost_table import CostTable
-from engine.engine import Engine
-from engine.scheduler import schedule
-from engine.snapshot import Snapshot
-from engine.thread import EngineThread
-from engine.types import (
-    Admitted,
-    ChunkReady,
+from engine.asked import (
     Credit,
     Pause,
     Play,
-    PromptApplied,
     PromptPart,
-    PromptQueued,
-    PromptRejected,
-    PromptSuperseded,
     PromptUpdate,
-    Refused,
-    SessionEnded,
-    SessionPaused,
     Stop,
     StreamSpec,
     TimedPrompt,
     UpdatePrompt,
+)
+from engine.config import EngineConfig
+from engine.cost_table import CostTable
+from engine.engine import Engine
+from engine.events import (
+    Admitted,
+    ChunkReady,
+    PromptApplied,
+    PromptQueued,
+    PromptRejected,
+    PromptSuperseded,
+    Refused,
+    SessionEnded,
+    SessionPaused,
     Wait,
 )
+from engine.scheduler import schedule
+from engine.snapshot import Snapshot
+from engine.thread import EngineThread
 from models.noise import noise
 from models.policy import CachePolicy
 from models.sampler import Sampler

@@ -6,25 +6,27 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.config import EngineConfig
-from engine.cost_table import CostTable
-from engine.engine import Engine
-from engine.types import (
-    Admitted,
-    ChunkReady,
+from engine.asked import (
     Credit,
     Pause,
     Play,
-    PromptApplied,
     PromptPart,
-    PromptQueued,
-    PromptSuperseded,
     PromptUpdate,
-    SessionEnded,
-    SessionPaused,
     Stop,
     StreamSpec,
     UpdatePrompt,
+)
+from engine.config import EngineConfig
+from engine.cost_table import CostTable
+from engine.engine import Engine
+from engine.events import (
+    Admitted,
+    ChunkReady,
+    PromptApplied,
+    PromptQueued,
+    PromptSuperseded,
+    SessionEnded,
+    SessionPaused,
     Wait,
 )
 from models.policy import CachePolicy

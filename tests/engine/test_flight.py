@@ -6,28 +6,22 @@ import time
 import pytest
 import torch
 
+from engine.asked import Credit, Pause, PromptPart, PromptUpdate, Stop, StreamSpec, UpdatePrompt
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.engine import Engine
+from engine.events import (
+    Admitted,
+    ChunkReady,
+    PromptApplied,
+    PromptQueued,
+    SessionEnded,
+    SessionPaused,
+)
 from engine.frame_copy import Mark, PendingFrames
 from engine.generator import Generator
 from engine.snapshot import Snapshot
 from engine.thread import EngineThread
-from engine.types import (
-    Admitted,
-    ChunkReady,
-    Credit,
-    Pause,
-    PromptApplied,
-    PromptPart,
-    PromptQueued,
-    PromptUpdate,
-    SessionEnded,
-    SessionPaused,
-    Stop,
-    StreamSpec,
-    UpdatePrompt,
-)
 from models.policy import CachePolicy
 from models.random_model import random_model
 from tests.fakes import tiny_test_entry

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import engine.cli as cli
+from engine.asked import Credit, PromptPart, StreamSpec, TimedPrompt
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.engine import Engine
+from engine.events import Admitted, ChunkReady
 from engine.followers import Followers, devices_from
 from engine.snapshot import Snapshot
-from engine.types import Admitted, ChunkReady, Credit, PromptPart, StreamSpec, TimedPrompt
 from tests.documents import ROOT
 from tests.fakes import tiny_test_model
 from tests.server.small_model import write_small_model

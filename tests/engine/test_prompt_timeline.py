@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.asked import PromptPart, PromptUpdate, TimedPrompt
 from engine.prompt_timeline import PromptTimeline, blend, problem_with
-from engine.types import PromptPart, PromptUpdate, TimedPrompt
 
 
 def parts(*texts):

@@ -2,8 +2,8 @@ import threading
 
 import torch
 
+from engine.asked import PromptPart
 from engine.prompts import ByteCache, PromptStore, kv_bytes
-from engine.types import PromptPart
 from tests.fakes_engine import FakeNetwork, FakeText
 
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.asked import PromptPart, StreamSpec
 from engine.cost_table import CostTable, measure
 from engine.scheduler import PATIENCE_S, Candidate, schedule, urgency
 from engine.session import ChunkShape, Session
-from engine.types import PromptPart, StreamSpec
 
 SERIAL = CostTable({1: 0.1, 2: 0.2, 4: 0.4}, decode_s=0.01, recache_s=0.1)
 PARALLEL = CostTable({1: 0.1, 2: 0.11, 4: 0.12}, decode_s=0.01, recache_s=0.1)

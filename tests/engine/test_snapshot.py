@@ -4,24 +4,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.config import EngineConfig
-from engine.cost_table import CostTable
-from engine.engine import Engine
-from engine.snapshot import Snapshot, SnapshotError
-from engine.types import (
-    Admitted,
-    ChunkReady,
+from engine.asked import (
     Credit,
-    PromptApplied,
     PromptPart,
     PromptUpdate,
-    Refused,
-    SessionEnded,
     Stop,
     StreamSpec,
     TimedPrompt,
     UpdatePrompt,
 )
+from engine.config import EngineConfig
+from engine.cost_table import CostTable
+from engine.engine import Engine
+from engine.events import Admitted, ChunkReady, PromptApplied, Refused, SessionEnded
+from engine.snapshot import Snapshot, SnapshotError
 from models.policy import CachePolicy
 from models.random_model import random_model
 from tests.fakes import tiny_test_entry

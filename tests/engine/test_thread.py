@@ -4,21 +4,11 @@ import time
 
 import pytest
 
+from engine.asked import Credit, PromptPart, PromptUpdate, Stop, StreamSpec, UpdatePrompt
 from engine.config import EngineConfig
 from engine.engine import Engine
+from engine.events import Admitted, ChunkReady, PromptQueued, SessionEnded
 from engine.thread import EngineThread
-from engine.types import (
-    Admitted,
-    ChunkReady,
-    Credit,
-    PromptPart,
-    PromptQueued,
-    PromptUpdate,
-    SessionEnded,
-    Stop,
-    StreamSpec,
-    UpdatePrompt,
-)
 from tests.fakes_engine import COSTS, fake_model, memory_for, network_of
 from tests.server.fakes import FakeEngine
 

@@ -11,28 +11,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from engine.snapshot import Snapshot
-from engine.types import (
+from engine.asked import Command, Credit, Pause, Play, PromptUpdate, Stop, StreamSpec, UpdatePrompt
+from engine.events import (
     Admission,
     Admitted,
     Capacity,
     ChunkReady,
-    Command,
-    Credit,
     EngineEvent,
-    Pause,
-    Play,
     PromptApplied,
     PromptSuperseded,
-    PromptUpdate,
     Refused,
     SessionEnded,
     SessionPaused,
-    Stop,
-    StreamSpec,
-    UpdatePrompt,
     Wait,
 )
+from engine.snapshot import Snapshot
 
 CHUNK, FIRST = 12, 9
 PAGES = 10

@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.types import (
+from engine.asked import Command, Credit, Stop, StreamSpec
+from engine.events import (
     Admission,
     Admitted,
     ChunkReady,
-    Command,
-    Credit,
     EngineEvent,
     PromptApplied,
     Refused,
     SessionEnded,
-    Stop,
-    StreamSpec,
 )
 
 Sink = Callable[[EngineEvent], None]

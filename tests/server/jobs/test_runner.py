@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.types import Refused, Wait
+from engine.events import Refused, Wait
 from server.fabric.claim import Claim
 from server.fabric.connection import Connection
 from server.images import pixels
