@@ -11,6 +11,9 @@ import torch
 from models.interface import LoadedModel
 from models.paged_kv import KVPool
 
+SMALL_TEXT_DIM = 1024
+"""Text encoders up to this width take milliseconds and run between two ticks."""
+
 UNBOUNDED_WINDOW_FRAMES = 21
 """Latent frames planned for a stream of a model that attends to everything."""
 
@@ -46,6 +49,16 @@ class EngineConfig:
     noise_threads: int | None = None
     adapt_steps: bool = True
     devices: int = 1
+
+    def embeds_ahead(self, text_dim: int) -> bool:
+        """Whether texts are embedded on a thread of their own by an encoder of that width."""
+        return text_dim > SMALL_TEXT_DIM if self.encode_ahead is None else self.encode_ahead
+
+    def noise_threads_beside(self, device: torch.device) -> int:
+        """Return how many threads draw noise before ``device`` needs it."""
+        if self.noise_threads is None:
+            return 2 if device.type == "cuda" else 0
+        return self.noise_threads
 
 
 @dataclass(frozen=True, slots=True)

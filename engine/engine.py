@@ -50,9 +50,6 @@ log = logging.getLogger(__name__)
 
 MakePool = Callable[[int, int, int, int, int, torch.dtype, torch.device], KVPool]
 
-SMALL_TEXT_DIM = 1024
-"""Text encoders up to this width take milliseconds and run between two ticks."""
-
 POLL_S = 0.02
 """How often to look whether texts have been embedded on the other thread."""
 
@@ -99,18 +96,13 @@ class Engine:
         anchors = entry.cache.recache == "every_chunk" and not entry.cache.keep_sink_on_recache
         context = (entry.cache.window_frames or 0) - entry.cache.chunk_frames
         self._pixels = Pixels(model.codec, model.device, 1 + 4 * (context - 1) if anchors else 0)
-        ahead = config.encode_ahead
-        if ahead is None:
-            ahead = entry.text.dim > SMALL_TEXT_DIM
-        threads = config.noise_threads
-        if threads is None:
-            threads = 2 if model.device.type == "cuda" else 0
+        threads = config.noise_threads_beside(model.device)
         self._ahead = NoiseAhead(threads, noise) if threads else None
         self._prompts = PromptStore(
             model.text,
             model.transformer.prompt_kv,
             config.prompt_bytes,
-            ahead_on=model.device if ahead else None,
+            ahead_on=model.device if config.embeds_ahead(entry.text.dim) else None,
         )
         self._maker = ChunkMaker(
             model, self.generator, self._pixels, self._prompts, self._ahead or noise

@@ -86,3 +86,13 @@ def test_only_a_device_with_a_number_is_made_the_thread_s_own(
     for name in ("cpu", "cuda", "cuda:1"):
         make_current(torch.device(name))
     assert chosen == [torch.device("cuda:1")]
+
+
+def test_what_is_not_set_follows_the_encoder_s_size_and_the_device():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    unset, chosen = EngineConfig(), EngineConfig(encode_ahead=True, noise_threads=1)
+    assert [unset.embeds_ahead(width) for width in (1024, 4096)] == [False, True]
+    assert chosen.embeds_ahead(64)
+    assert not EngineConfig(encode_ahead=False).embeds_ahead(4096)
+    assert [unset.noise_threads_beside(device) for device in (cpu, gpu)] == [0, 2]
+    assert [chosen.noise_threads_beside(device) for device in (cpu, gpu)] == [1, 1]
