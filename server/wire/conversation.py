@@ -7,7 +7,14 @@ an error. It knows no sockets and no clock of its own: ``now`` is an argument.
 from enum import Enum
 
 from server.wire.limits import Limits
-from server.wire.messages_in import ClientMessage, SessionFork, SessionRewind
+from server.wire.messages_in import (
+    ClientMessage,
+    PlaybackAck,
+    SessionFork,
+    SessionResume,
+    SessionRewind,
+    SessionStart,
+)
 from server.wire.messages_out import ErrorMessage, ServerMessage
 from server.wire.parse import parse
 
@@ -46,6 +53,8 @@ _ALLOWED: dict[Phase, tuple[str, ...]] = {
     ),
     Phase.ENDED: (),
 }
+_NONE_KNOWN = -2
+"""Below every chunk a client can name as the last one it has."""
 
 
 class Conversation:
@@ -56,6 +65,8 @@ class Conversation:
         self._limits = limits
         self._allowance = float(limits.messages_burst)
         self._seen_at = now
+        self._sent_frame = self._sent_chunk = -1
+        self._known_chunk = _NONE_KNOWN
 
     def receive(self, raw: str | bytes, now: float) -> ClientMessage | ErrorMessage:
         """Take one message from the client.
@@ -86,6 +97,15 @@ class Conversation:
                 event_id=message.event_id,
                 param="type",
             )
+        if isinstance(message, PlaybackAck) and self._ahead(message.frame):
+            return ErrorMessage(
+                code="invalid_value",
+                message=f"frame {message.frame} was not sent; the last one sent is {self._sent_frame}; acknowledge a frame when it is shown",
+                param="frame",
+            )
+        if isinstance(message, SessionStart | SessionResume):
+            resumes = isinstance(message, SessionResume)
+            self._known_chunk = message.after_chunk if resumes else _NONE_KNOWN
         return message
 
     def opened(self) -> None:
@@ -101,8 +121,19 @@ class Conversation:
         """Note what went out."""
         if message.type == "video.start":
             self.phase = Phase.STREAMING
+        elif message.type == "video.chunk_metadata":
+            last = message.first_frame + message.num_frames - 1
+            self._sent_frame = max(self._sent_frame, last)
+            self._sent_chunk = max(self._sent_chunk, message.chunk_index)
         elif message.type == "session.done" or (message.type == "error" and message.fatal):
             self.phase = Phase.ENDED
+
+    def _ahead(self, frame: int) -> bool:
+        """Return whether a frame was never sent.
+
+        After a resume that is known as soon as a chunk came that the client did not have.
+        """
+        return frame > self._sent_frame and self._sent_chunk > self._known_chunk
 
     def _within_rate(self, now: float) -> bool:
         """Spend one message of the token bucket when there is one."""

@@ -1,15 +1,23 @@
 """How far a stream's viewer has come: the credit that lets its generation go on.
 
 Three rules (ARCHITECTURE.md, credits): ``asap`` is credited when the socket has taken a chunk; a
-realtime viewer by the frame it says it presented; one that never says so by the clock, from its
-first chunk sent and never beyond what was sent. Pure: ``now`` is an argument, in seconds.
+realtime viewer by the frame it says it presented, as far as the clock lets it have come; one that
+never says so by the clock, from its first chunk sent and never beyond what was sent. Pure: ``now``
+is an argument, in seconds.
 """
 
 from typing import Literal
 
+from engine.playout import ACK_SLACK_FRAMES
+
 
 class ViewerCredit:
-    """The owner's progress, as the number of the last frame played; -1 is none."""
+    """The owner's progress, as the number of the last frame played; -1 is none.
+
+    An acknowledgement may not run ahead of a viewer that began with its first chunk and never
+    waited but for frames: one that acknowledges chunks as they arrive would look as if it always
+    had nothing left, and its stream would be made before those of others.
+    """
 
     def __init__(self, pacing: Literal["realtime", "asap"], fps: float, first_frame: int = 0):
         """Begin before frame ``first_frame``, which is above 0 after a takeover."""
@@ -21,9 +29,11 @@ class ViewerCredit:
         self._base = first_frame - 1
         self._clock_began: float | None = None
         self._stood_since: float | None = None
+        self._fastest = float(first_frame - 1)  # last frame of the viewer that never waited
+        self._fastest_at = 0.0
 
     def acknowledged(self, frame: int) -> None:
-        """Note the frame the viewer presented; from now on the clock does not count.
+        """Note the frame the viewer presented; from now on the clock alone does not count.
 
         Frames that were not sent count when they are.
         """
@@ -31,14 +41,16 @@ class ViewerCredit:
 
     def sent(self, frame: int, now: float) -> None:
         """Note that the socket has taken every frame up to ``frame``."""
-        self._sent = max(self._sent, frame)
         if self._clock_began is None:
-            self._clock_began = now
+            self._clock_began = self._fastest_at = now
+        self._follow_fastest(now)
+        self._sent = max(self._sent, frame)
 
     def skipped(self, frame: int) -> None:
         """Note that the viewer can never show what came before and including ``frame``."""
         self._sent = max(self._sent, frame)
         self._floor = max(self._floor, frame)
+        self._fastest = max(self._fastest, frame)
 
     def stand(self, now: float) -> None:
         """Stop the clock: paused or without a connection."""
@@ -59,9 +71,17 @@ class ViewerCredit:
         if self._pacing == "asap":
             return self._sent
         if self._acked is not None:
-            return min(self._acked, self._sent)
+            self._follow_fastest(now)
+            return min(self._acked, self._sent, int(self._fastest) + ACK_SLACK_FRAMES)
         if self._clock_began is None:
             return self._base
         until = now if self._stood_since is None else self._stood_since
         played = self._base + int(max(0.0, until - self._clock_began) * self._fps)
         return min(played, self._sent)
+
+    def _follow_fastest(self, now: float) -> None:
+        """Play on as a viewer may that never waited; it plays what it has while paused, too."""
+        if self._clock_began is not None:
+            passed = max(0.0, now - self._fastest_at) * self._fps
+            self._fastest = min(self._fastest + passed, float(self._sent))
+            self._fastest_at = max(now, self._fastest_at)

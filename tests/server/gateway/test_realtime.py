@@ -123,6 +123,27 @@ async def test_generation_stands_still_without_credit_and_goes_on_with_it(
         assert (await viewer.chunk(ack=False)).index == 3
 
 
+async def test_an_ack_of_frames_that_were_not_sent_is_refused_and_gives_no_credit(
+    redis_server: RedisServer,
+) -> None:
+    engine = FakeEngine()
+    async with serving(redis_server.url, engine) as served, served.viewer() as viewer:
+        await viewer.start()
+        await viewer.ack(-1)
+        for _ in range(3):
+            await viewer.chunk(ack=False)
+        await viewer.ack(10**9)
+        error = await viewer.error()
+        assert (error["code"], error["param"]) == ("invalid_value", "frame")
+        assert not error["fatal"]
+        await viewer.say("session.ping")
+        assert await viewer.next() == {"type": "session.pong"}
+        (session,) = engine.sessions.values()
+        assert session.played == -1
+        await viewer.ack(32)
+        assert (await viewer.chunk(ack=False)).index == 3
+
+
 async def test_a_client_that_never_acks_is_credited_by_the_clock(redis_server: RedisServer) -> None:
     async with serving(redis_server.url) as served, served.viewer() as viewer:
         await viewer.start(fps=16)
@@ -148,7 +169,7 @@ async def test_pause_and_play(redis_server: RedisServer) -> None:
         (session,) = engine.sessions.values()
         assert session.paused
         await viewer.say("session.play")
-        await viewer.ack(session.frames)
+        await viewer.ack(session.frames - 1)
         await viewer.chunk()
 
 

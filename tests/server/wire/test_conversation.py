@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from server.wire.conversation import Conversation, Phase
 from server.wire.limits import Limits
 from server.wire.messages_in import SessionPing, SessionStart
-from server.wire.messages_out import ErrorMessage, SessionDone, StreamConfig, VideoStart
+from server.wire.messages_out import (
+    ChunkMetadata,
+    ErrorMessage,
+    SessionDone,
+    StreamConfig,
+    Timings,
+    VideoStart,
+)
 
 START = json.dumps({"type": "session.start", "prompt": "a red ball"})
 ACK = json.dumps({"type": "playback.ack", "frame": 3})
@@ -21,6 +28,36 @@ OPEN = VideoStart(
         model="m", width=16, height=16, fps=16, seed=0, chunk_frames=12, codec="jpeg", mime="i"
     ),
 )
+
+
+def _ack(frame: int) -> str:
+    return json.dumps({"type": "playback.ack", "frame": frame})
+
+
+def _resume(after_chunk: int) -> str:
+    return json.dumps(
+        {
+            "type": "session.resume",
+            "session_id": "s",
+            "resume_token": "t",
+            "after_chunk": after_chunk,
+        }
+    )
+
+
+def _chunk(index: int, first_frame: int, num_frames: int) -> ChunkMetadata:
+    return ChunkMetadata(
+        epoch=0,
+        chunk_index=index,
+        first_frame=first_frame,
+        num_frames=num_frames,
+        pts=first_frame / 16,
+        duration=num_frames / 16,
+        bytes=1,
+        steps=4,
+        prompt_rev=0,
+        timings=Timings(queue_ms=0, denoise_ms=0, decode_ms=0, encode_ms=0),
+    )
 
 
 def _conversation() -> Conversation:
@@ -45,7 +82,38 @@ def test_a_second_start_is_out_of_order() -> None:
         assert answer.code == "wrong_order"
         talk.sent(OPEN)
     assert talk.phase is Phase.STREAMING
+    talk.sent(_chunk(0, 0, 9))
     assert not isinstance(talk.receive(ACK, 0.0), ErrorMessage)
+
+
+def test_an_ack_of_a_frame_that_was_not_sent_is_refused_and_others_are_not() -> None:
+    talk = _conversation()
+    talk.receive(START, 0.0)
+    talk.opened()
+    talk.sent(OPEN)
+    assert not isinstance(talk.receive(_ack(-1), 0.0), ErrorMessage)
+    assert isinstance(talk.receive(_ack(0), 0.0), ErrorMessage)
+    talk.sent(_chunk(0, 0, 9))
+    for frame in (9, 10**9):
+        answer = talk.receive(_ack(frame), 0.0)
+        assert isinstance(answer, ErrorMessage)
+        assert (answer.code, answer.param, answer.fatal) == ("invalid_value", "frame", False)
+        assert f"frame {frame} was not sent; the last one sent is 8" in answer.message
+    assert not isinstance(talk.receive(_ack(8), 0.0), ErrorMessage)
+
+
+def test_after_a_resume_frames_of_the_connection_before_may_be_acknowledged() -> None:
+    talk = _conversation()
+    talk.receive(_resume(7), 0.0)
+    talk.opened()
+    talk.sent(OPEN)
+    assert not isinstance(talk.receive(_ack(92), 0.0), ErrorMessage)
+    talk.sent(_chunk(6, 69, 12))
+    assert not isinstance(talk.receive(_ack(92), 0.0), ErrorMessage)
+    for index in (7, 8):
+        talk.sent(_chunk(index, 9 + 12 * (index - 1), 12))
+    assert not isinstance(talk.receive(_ack(104), 0.0), ErrorMessage)
+    assert isinstance(talk.receive(_ack(105), 0.0), ErrorMessage)
 
 
 def test_a_refused_start_may_be_tried_again() -> None:
