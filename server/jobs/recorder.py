@@ -87,9 +87,8 @@ class Recorder:
     def finish(self, segments: tuple[Segment, ...]) -> str:
         """Write the finished file from the committed segments and return its name."""
         job = self.request
-        name = self.folder.finish(segments, self._encoder.config, (job.width, job.height), job.fps)
-        self.folder.tidy(segments)
-        return name
+        size = (job.width, job.height)
+        return self.folder.finish(segments, self._encoder.config, size, job.fps)
 
     def close(self) -> None:
         """Release the encoder."""

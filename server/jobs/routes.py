@@ -19,6 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.routing import APIRoute
 
 from server.catalogue import ModelCard
+from server.fabric.connection import FabricError
 from server.jobs.derive import extended, remixed, source_id
 from server.jobs.errors import Refusal, RequestRefused, not_found, refuse, shown
 from server.jobs.forms import Upload, read_body
@@ -184,18 +185,26 @@ class _Routes:
         folder = JobFolder(self._parts.data_dir, job_id)
         try:
             await asyncio.to_thread(fill, folder)
-        except FileNotFoundError as error:
+        except Exception as error:
             await asyncio.to_thread(folder.remove)
-            raise refuse("The video was deleted meanwhile.", param="video") from error
-        made = await self._store.create(
-            job_id,
-            wanted,
-            max_queued=self._parts.limits.max_queued,
-            once_key=once_key,
-            once_print=_print_of({"path": request.url.path, **body}),
-            fingerprint=fingerprint,
-            segments=segments,
-        )
+            if isinstance(error, FileNotFoundError):
+                raise refuse("The video was deleted meanwhile.", param="video") from error
+            raise
+        try:
+            made = await self._store.create(
+                job_id,
+                wanted,
+                max_queued=self._parts.limits.max_queued,
+                once_key=once_key,
+                once_print=_print_of({"path": request.url.path, **body}),
+                fingerprint=fingerprint,
+                segments=segments,
+            )
+        except FabricError:
+            # A job may be there whose confirmation was lost; it needs its files.
+            if await self._store.get(job_id) is None:
+                await asyncio.to_thread(folder.remove)
+            raise
         if isinstance(made, NotCreated) or made.repeated:
             await asyncio.to_thread(folder.remove)
         if isinstance(made, NotCreated):

@@ -123,7 +123,22 @@ class JobRunner:
             raise
         finally:
             await end_tasks(work, watch)
-            await run.clear_up()
+            await self.clear_up(run.job_id)
+
+    async def clear_up(self, job_id: str) -> None:
+        """Remove what an ended job needs no more, and every file of a deleted one.
+
+        To be called when nothing is done for the job here any more: what a claim that was lost
+        wrote meanwhile goes too. A job that waits or is in progress keeps everything.
+        """
+        store, executor = self._parts.store, self._parts.executor
+        folder = JobFolder(self._parts.data_dir, job_id)
+        with contextlib.suppress(FabricError):
+            job = await store.get(job_id)
+            if job is None:
+                await in_executor(executor, folder.remove)
+            elif job.ended:
+                await in_executor(executor, folder.tidy, await store.segments(job_id))
 
 
 class _Run:
@@ -187,12 +202,6 @@ class _Run:
             log.exception("job %s ended by a fault", self.job_id)
             message = f"A fault of the server ({type(error).__name__}); its log has more."
             await store.fail(self._claim, JobError("internal_error", message))
-
-    async def clear_up(self) -> None:
-        """Remove the files of a job that was deleted while this run could still write."""
-        with contextlib.suppress(FabricError):
-            if await self._parts.store.get(self.job_id) is None:
-                await in_executor(self._executor, self._folder.remove)
 
     async def _generate(self, begun: Begun, recorder: Recorder, fingerprint: str) -> None:
         request, store = begun.job.request, self._parts.store

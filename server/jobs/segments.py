@@ -9,6 +9,7 @@ holds the same pictures with the index in front, copied and not encoded again. K
 Redis and no engine.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -101,12 +102,16 @@ class JobFolder:
         return self.path / name if _NAME.fullmatch(name) else None
 
     def tidy(self, segments: Sequence[Segment]) -> None:
-        """Remove what a finished job does not need: states, and files of claims that were lost."""
+        """Remove what an ended job does not need: states, and files of claims that were lost.
+
+        Harmless when nothing is there.
+        """
         keep = {name for segment in segments for name in (segment.name, segment.init)}
-        for path in self.path.iterdir():
-            ours = _NAME.fullmatch(path.name) or path.suffix in (".part", ".state")
-            if ours and path.name not in keep:
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.path.iterdir():
+                ours = _NAME.fullmatch(path.name) or path.suffix in (".part", ".state")
+                if ours and path.name not in keep:
+                    path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove everything; harmless when nothing is there."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from server.catalogue import ModelCard
 from server.fabric import workers
@@ -28,9 +28,21 @@ POLL_S = 0.1
 TAKE_BLOCK_MS = 500
 TAKEOVER_EVERY_S = 1.0
 
-JobRunner = Callable[[Claim], Awaitable[None]]
-"""Runs one claimed job: renews, works, finishes or releases. Cancelled when the worker drains,
-upon which it must release its claim."""
+
+class JobRunner(Protocol):
+    """Runs jobs."""
+
+    async def __call__(self, claim: Claim) -> None:
+        """Run one claimed job: renew, work, finish or release.
+
+        Cancelled when the worker drains, upon which it must release its claim.
+        """
+        ...
+
+    async def clear_up(self, job_id: str) -> None:
+        """Remove what a job that was not started, since it has ended, needs no more."""
+        ...
+
 
 ListModels = Callable[[], Sequence[Mapping[str, Any]]]
 """Describes every model that could be served here; called in a thread."""
@@ -173,11 +185,10 @@ class WorkerHost:
         self._admitting -= 1
 
     async def _serve_job(self, ticket: Ticket) -> None:
-        held = await self._claimed(ticket)
-        if held is None:
-            return
-        assert self._run_job is not None
-        task = asyncio.create_task(self._guarded(self._run_job(held), ticket.subject))
+        run, held = self._run_job, await self._claimed(ticket)
+        assert run is not None
+        work = run.clear_up(ticket.subject) if held is None else run(held)
+        task = asyncio.create_task(self._guarded(work, ticket.subject))
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
 

@@ -20,6 +20,7 @@ COST_SHARE = 0.1
 MAX_BYTES = 128 << 20
 """A larger state is not kept: a stream of a large model begins anew after a takeover."""
 FORGET_S = 86_400.0
+_SUFFIXES = (".state", ".part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class KeptStates:
     """The states of all streams under one folder that workers share."""
 
     def __init__(self, folder: Path, wall: Callable[[], float], keep_s: float = KEEP_S) -> None:
-        """Use a folder; states that nobody wrote for a day are removed.
+        """Use a folder; what nobody wrote to for a day is removed.
 
         Args:
             folder: Shared by all workers.
@@ -51,9 +52,9 @@ class KeptStates:
         self._folder = folder
         self.keep_s = keep_s
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob("*.state"):
+        for path in folder.glob("*.*"):
             with contextlib.suppress(OSError):
-                if wall() - path.stat().st_mtime > FORGET_S:
+                if path.suffix in _SUFFIXES and wall() - path.stat().st_mtime > FORGET_S:
                     path.unlink()
 
     def write(self, session_id: str, state: KeptState) -> None:
@@ -61,8 +62,12 @@ class KeptStates:
         header = json.dumps({"offset": asdict(state.offset), "prompts": state.prompts})
         path = self._path(session_id)
         beside = path.with_suffix(f".{os.getpid()}.part")
-        beside.write_bytes(header.encode() + b"\n" + state.data)
-        beside.replace(path)
+        try:
+            beside.write_bytes(header.encode() + b"\n" + state.data)
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
     def read(self, session_id: str) -> KeptState | None:
         """Return a stream's state; None when there is none, or none that can be read."""
@@ -74,9 +79,10 @@ class KeptStates:
             return None
 
     def drop(self, session_id: str) -> None:
-        """Forget a stream's state."""
-        with contextlib.suppress(OSError):
-            self._path(session_id).unlink(missing_ok=True)
+        """Forget a stream's state, and what a killed worker had begun to write of it."""
+        for path in self._folder.glob(f"{session_id}.*"):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def _path(self, session_id: str) -> Path:
         assert "/" not in session_id, session_id

@@ -123,7 +123,8 @@ class LiveStream:
                     if helper.done():
                         helper.result()
             finally:
-                await end_tasks(main)
+                # A state must not be written again once it was dropped.
+                await end_tasks(main, *helpers)
             await self._end(main.result(), output)
         finally:
             # Harmless when the session has ended.
@@ -195,7 +196,11 @@ class LiveStream:
             # The engine is ahead of what viewers have; a state from there would skip pictures.
             await output.reached(output.made)
             state = KeptState(self._begin.offset, prompts, data)
-            await in_executor(self._parts.executor, states.write, self.session_id, state)
+            try:
+                await in_executor(self._parts.executor, states.write, self.session_id, state)
+            except OSError as error:
+                # A full disk costs a takeover its smooth beginning, not the viewers their stream.
+                log.warning("stream %s: its state was not kept: %s", self.session_id, error)
             pause_s = max(states.keep_s, (clock() - began) / COST_SHARE)
         # Nothing more to keep; a task that ended would count as the stream's end.
         await asyncio.Event().wait()

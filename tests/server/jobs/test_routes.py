@@ -15,7 +15,10 @@ import openai
 import pytest
 from PIL import Image
 
+from server.fabric.connection import FabricError
 from server.fabric.keys import record as record_key
+from server.jobs.segments import JobFolder
+from server.jobs.store import Created, JobStore, NotCreated
 from tests.server.jobs.conftest import Site
 from tests.server.jobs.making import until
 
@@ -56,6 +59,9 @@ def png(color: tuple[int, int, int] = (200, 10, 20), size: tuple[int, int] = (32
     out = io.BytesIO()
     Image.new("RGB", size, color).save(out, "PNG")
     return out.getvalue()
+
+
+RED_URL = "data:image/png;base64," + base64.b64encode(png()).decode()
 
 
 async def test_the_openai_sdk_creates_polls_and_downloads(site: Site, tmp_path: Path) -> None:
@@ -514,3 +520,40 @@ async def test_a_failed_job_shows_its_error(site: Site) -> None:
     assert video.error is not None
     assert video.error.code == "generation_failed"
     await client.close()
+
+
+async def test_a_job_whose_files_cannot_be_written_leaves_no_folder(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: JobFolder, name: str, data: bytes) -> None:
+        folder.path.mkdir(parents=True)
+        (folder.path / "half").write_bytes(data)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JobFolder, "put", full)
+    async with site.http() as http:
+        made = await http.post("/v1/videos", json={"prompt": "a", "input_reference": RED_URL})
+    assert made.status_code == 500
+    assert list((site.data_dir / "jobs").iterdir()) == []
+
+
+@pytest.mark.parametrize("confirmed", [True, False], ids=["there all the same", "not there"])
+async def test_a_job_that_redis_did_not_confirm_keeps_its_files_only_where_it_exists(
+    site: Site, monkeypatch: pytest.MonkeyPatch, confirmed: bool
+) -> None:
+    create = JobStore.create
+
+    async def broken_off(store: JobStore, *args: Any, **options: Any) -> Created | NotCreated:
+        if confirmed:
+            await create(store, *args, **options)
+        raise FabricError("Connection closed by server.")
+
+    site.engine.hold_at = 0
+    monkeypatch.setattr(JobStore, "create", broken_off)
+    async with site.http() as http:
+        made = await http.post("/v1/videos", json={"prompt": "a", "input_reference": RED_URL})
+        assert made.status_code == 503
+        jobs = (await http.get("/v1/videos")).json()["data"]
+    folders = [path.name for path in (site.data_dir / "jobs").iterdir()]
+    assert folders == [job["id"] for job in jobs]
+    assert len(folders) == confirmed

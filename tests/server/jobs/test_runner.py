@@ -216,6 +216,36 @@ async def test_deleting_and_cancelling_stop_generation(
     assert (tmp_path / "jobs" / job.id).exists() == (ending == "cancel")
 
 
+@pytest.mark.parametrize("ending", ["cancel", "fail"])
+async def test_a_job_that_ended_early_keeps_its_segments_and_no_state_of_the_engine(
+    parts: RunnerParts, store: JobStore, fabric: Connection, engine: FakeEngine, tmp_path: Path,
+    ending: str,
+) -> None:  # fmt: skip
+    parts = dataclasses.replace(parts, state_every_s=0.0)
+    job = await make(store, request(num_frames=300))
+    engine.hold_at = 200
+    running = asyncio.create_task(JobRunner(parts)(await take(fabric)))
+    folder = tmp_path / "jobs" / job.id
+
+    async def four_segments() -> bool:
+        return await committed(store, job.id) == 189 and bool(list(folder.glob("*.state")))
+
+    await until(four_segments)
+    if ending == "cancel":
+        await store.cancel(job.id)
+    else:
+        engine.error_at = 200
+        engine.go()
+    await running
+    over = await store.get(job.id)
+    assert over is not None
+    assert over.status == ("cancelled" if ending == "cancel" else "failed")
+    segments = await store.segments(job.id)
+    assert {path.name for path in folder.iterdir()} == {
+        "thumbnail.jpg", segments[0].init, *(segment.name for segment in segments),
+    }  # fmt: skip
+
+
 async def test_cancelling_the_run_gives_the_job_back_for_a_later_start(
     parts: RunnerParts, store: JobStore, fabric: Connection, engine: FakeEngine, tmp_path: Path
 ) -> None:

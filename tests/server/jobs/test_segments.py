@@ -67,6 +67,11 @@ def test_tidying_keeps_the_listed_files_and_results(folder: JobFolder) -> None:
     assert names(folder) == {init, listed.name, "video.mp4", "thumbnail.jpg", "input.png"}
 
 
+def test_tidying_what_is_not_there_is_harmless(folder: JobFolder) -> None:
+    folder.tidy([])
+    assert not folder.path.exists()
+
+
 def test_adopted_files_outlive_their_source(tmp_path: Path, folder: JobFolder) -> None:
     source = JobFolder(tmp_path, "video_4567")
     source.put("a", b"one")

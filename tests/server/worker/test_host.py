@@ -1,19 +1,27 @@
 """What a worker does with the tickets it takes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from server.fabric import keys
-from server.fabric.claim import MAX_TAKEOVERS
+from server.fabric.claim import MAX_TAKEOVERS, Claim, claim
+from server.fabric.connection import Connection
+from server.fabric.keys import record as record_key
 from server.fabric.queue import WorkQueue
 from server.fabric.record import create_record
 from server.fabric.streams import all_entries
+from server.jobs.runner import JobRunner, RunnerParts
+from server.jobs.segments import JobFolder
+from server.jobs.store import JobStore
+from server.worker.bridge import EngineBridge
 from server.worker.kept import KeptState, KeptStates
 from server.worker.output import Offset
 from tests.conftest import RedisServer
 from tests.server.fakes import FakeEngine
 from tests.server.harness import gateway, until, worker
+from tests.server.jobs.making import make, request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
@@ -38,3 +46,31 @@ async def test_a_stream_that_is_given_up_is_forgotten_with_its_kept_state(
         assert await redis.do("ZCARD", keys.SESSIONS) == 0
         for key in (keys.record("live", "ses_dead"), keys.media("ses_dead")):
             assert await redis.do("PTTL", key) > 0
+
+
+@pytest.mark.parametrize("ending", ["cancel", "delete", "give up"])
+async def test_the_files_of_a_job_that_ended_without_a_worker_are_cleared_up(
+    redis_server: RedisServer, fabric: Connection, tmp_path: Path, ending: str
+) -> None:
+    store = JobStore(fabric, lambda: 0.0)
+    job = await make(store, request(model="fake"))
+    queue = WorkQueue(fabric, "fake", "job")
+    ticket = await queue.take("dead", block_ms=0)
+    assert ticket is not None
+    assert isinstance(await claim(fabric, ticket, "dead"), Claim)
+    folder = JobFolder(tmp_path, job.id)
+    for name in ("input.png", "resume-00000045-ab.state", "seg-00000045-e0.m4s", "x.part"):
+        folder.put(name, b"x")
+    if ending == "give up":
+        await fabric.do("HSET", record_key("job", job.id), "takeovers", MAX_TAKEOVERS)
+    else:
+        await getattr(store, ending)(job.id)
+    with ThreadPoolExecutor(1) as executor:
+
+        def runner(bridge: EngineBridge) -> JobRunner:
+            return JobRunner(RunnerParts(store, bridge, tmp_path, executor, "print"))
+
+        async with worker(redis_server.url, FakeEngine(), takeover_ms=0, run_job=runner):
+            kept = [] if ending == "delete" else ["input.png"]
+            await until(lambda: [path.name for path in folder.path.glob("*")] == kept)
+    assert folder.path.exists() == (ending != "delete")

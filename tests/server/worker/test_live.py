@@ -3,11 +3,13 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine.snapshot import Snapshot
 from server.fabric import keys
 from server.fabric.claim import Claim, claim
 from server.fabric.connection import Connection
@@ -18,7 +20,9 @@ from server.live import LiveSpec
 from server.media.encoder import ChunkEncoder
 from server.media.types import EncodedChunk
 from server.worker import encoders, host
+from server.worker.kept import KeptState, KeptStates
 from tests.conftest import RedisServer
+from tests.server.fakes import FakeEngine
 from tests.server.harness import Served, Viewer, serving, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -107,12 +111,77 @@ async def test_a_stream_that_was_taken_over_while_it_encodes_closes_no_encoder_i
     monkeypatch.setattr(encoders, "ChunkEncoder", Slow)
     async with serving(redis_server.url) as served, served.viewer() as viewer:
         session_id = (await viewer.start())["session_id"]
-        await asyncio.to_thread(begun.wait)
+        await asyncio.to_thread(begun.wait, 20)
         redis = served.context.redis
         await redis.do("HINCRBY", keys.record("live", session_id), "epoch", 1)
         await send_control(redis, session_id, {"type": "pause"})  # the write finds out
         await until(lambda: closed_in_use)
     assert closed_in_use == [False]
+
+
+class _State:
+    """What an engine's state is to the server: bytes."""
+
+    def to_bytes(self) -> bytes:
+        return b"state"
+
+
+class _WithState(FakeEngine):
+    def snapshot(self, session_id: str) -> Snapshot | None:
+        return _State()  # type: ignore[return-value]
+
+
+async def test_a_state_that_is_being_written_when_the_stream_ends_does_not_stay(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    begun, written = threading.Event(), threading.Event()
+
+    class Slow(KeptStates):
+        def write(self, session_id: str, state: KeptState) -> None:
+            begun.set()
+            time.sleep(0.3)
+            super().write(session_id, state)
+            written.set()
+
+    states = Slow(tmp_path, lambda: 0.0, keep_s=0.01)
+    async with (
+        serving(redis_server.url, _WithState(), states=states) as served,
+        served.viewer() as viewer,
+    ):
+        session_id = (await viewer.start())["session_id"]
+        await viewer.chunk()
+        await asyncio.to_thread(begun.wait, 20)
+        await viewer.say("session.stop")
+        await viewer.message("session.done", ack=True)
+        await asyncio.to_thread(written.wait, 20)
+        await until(lambda: _unlisted(served.context.redis))
+    assert states.read(session_id) is None
+
+
+async def _unlisted(redis: Connection) -> bool:
+    return await redis.do("ZCARD", keys.SESSIONS) == 0
+
+
+async def test_a_stream_whose_state_cannot_be_kept_goes_on(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    tried = threading.Semaphore(0)
+
+    class Full(KeptStates):
+        def write(self, session_id: str, state: KeptState) -> None:
+            tried.release()
+            raise OSError(28, "No space left on device")
+
+    states = Full(tmp_path, lambda: 0.0, keep_s=0.01)
+    async with (
+        serving(redis_server.url, _WithState(), states=states) as served,
+        served.viewer() as viewer,
+    ):
+        await viewer.start()
+        for _ in range(2):
+            await viewer.chunk()
+            assert await asyncio.to_thread(tried.acquire, timeout=20)
+        await _others_go_on(served, viewer)
 
 
 async def _others_go_on(served: Served, viewer: Viewer) -> None:
