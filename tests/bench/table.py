@@ -6,7 +6,7 @@
 Reads the JSON of ``python -m engine bench``, of the device suite, of ``tests.bench.reference_loop``,
 ``tests.bench.policies`` and ``tests.bench.policy_adherence``, and prints a Markdown section for
 each kind; with ``--write`` it puts them between the marks of a document. A number that is not in a
-file is not in a table.
+file is not in a table, and neither is one of fewer than 30 chunks.
 """
 
 import argparse
@@ -60,6 +60,7 @@ LOOPS = (
 VECTORS = ("policy", "as text", "relative RMS", "largest difference")
 ADHERENCE = ("policy", "adherence", "change, points", "clips", "made on")
 
+LEAST_CHUNKS = 30
 SUITE_MODEL = "1.3B, 832x480"
 """Of the device suite, with random weights."""
 
@@ -71,9 +72,10 @@ def speed_rows(report: Report) -> list[Row]:
     """Turn a report of the engine's benchmark or of the device suite into rows."""
     if "rows" in report:
         device, model = _device(report), report["model"]
-        return [_speed(device, model, row, report["file"]) for row in report["rows"]]
+        measured = report["rows"]
+        return [_speed(device, model, row, report["file"]) for row in measured if _enough(row)]
     device = _device(report["environment"]["result"])
-    measured = [row for row in _results(report) if "pass_ms" in row]
+    measured = [row for row in _results(report) if "pass_ms" in row and _enough(row)]
     return [_speed(device, SUITE_MODEL, row, report["file"]) for row in measured]
 
 
@@ -100,6 +102,11 @@ def _results(report: Report) -> list[Report]:
     """Return what the items of the device suite measured."""
     items = (item["result"] for item in report.values() if isinstance(item, dict))
     return [row for row in items if isinstance(row, dict)]
+
+
+def _enough(row: Report) -> bool:
+    """Whether a row is the median of enough chunks to be shown."""
+    return int(row["chunks"]) >= LEAST_CHUNKS
 
 
 def _speed(device: str, model: str, row: Report, file: str) -> Row:

@@ -105,6 +105,13 @@ def test_what_is_measured_again_replaces_the_older_row(tmp_path: Path) -> None:
     assert "| TAEHV | 4 |" in second
 
 
+def test_a_row_of_too_few_chunks_is_not_shown(tmp_path: Path) -> None:
+    again = {**BENCH, "rows": [{**ROW, "chunks": 15, "frames_per_s": 50.0}]}
+    (tmp_path / "d-1.json").write_text(json.dumps({**BENCH, "rows": [ROW]}))
+    (tmp_path / "d-2.json").write_text(json.dumps(again))
+    assert [line.count("| 41.3 |") for line in section("gpu", tmp_path).splitlines()[2:]] == [1]
+
+
 def test_a_policy_judged_on_another_model_is_a_row_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(JUDGED))
     (tmp_path / "b.json").write_text(json.dumps({**JUDGED, "model": "n"}))
