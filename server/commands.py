@@ -6,14 +6,15 @@ command returns its exit status and never leaves half of its work behind.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from models.registry import find
+from server.config import default_data_dir
 
-DEFAULT_DATA = Path("data")
 CANNOT = 2
 
 
@@ -30,7 +31,10 @@ def _cannot(sentence: object) -> int:
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m server {name}", description=description)
     parser.add_argument(
-        "--data-dir", type=Path, default=DEFAULT_DATA, help="weights lie in its folder models"
+        "--data-dir",
+        type=Path,
+        default=default_data_dir(os.environ),
+        help="the server's; weights lie in its folder models (default: LONGTAKE_DATA_DIR or ./data)",
     )
     return parser
 
@@ -177,7 +181,7 @@ def doctor(words: Sequence[str]) -> int:
     parser.add_argument("--model", default="longtake-tiny", help="model to look for")
     options = parser.parse_args(words)
     try:
-        findings = examine(options.device, options.model)
+        findings = examine(options.device, options.model, options.data_dir)
     except ValueError as error:
         return _cannot(error)
     for finding in findings:

@@ -186,6 +186,12 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
         raise SettingsError(_sentence(error)) from None
 
 
+def default_data_dir(environment: Mapping[str, str]) -> Path:
+    """Return the data folder of a command that no flag names one for."""
+    variable = environment.get(f"{VARIABLE_PREFIX}DATA_DIR", "")
+    return Path(variable) if variable else Settings.model_fields["data_dir"].default
+
+
 def parse_settings(words: Sequence[str]) -> Settings:
     """Read settings from a command line and this process's environment."""
     parser = argparse.ArgumentParser(prog="python -m server")

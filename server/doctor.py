@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -30,13 +31,15 @@ class Finding:
     needed: bool = True
 
 
-def examine(device: str, model: str = "longtake-tiny") -> list[Finding]:
-    """Look at everything the server uses on ``device`` for ``model``.
+def examine(
+    device: str, model: str = "longtake-tiny", data_dir: Path = Path("data")
+) -> list[Finding]:
+    """Look at everything the server uses on ``device`` for ``model``, with its files in ``data_dir``.
 
     Raises:
         ValueError: no such model is known.
     """
-    return [_redis(), *_codecs(), *_device(device, find(model)), _disk()]
+    return [_redis(), *_codecs(), *_device(device, find(model)), _disk(data_dir)]
 
 
 def _redis() -> Finding:
@@ -94,6 +97,11 @@ def _kernels(target: Target) -> list[Finding]:
     ]
 
 
-def _disk() -> Finding:
-    usage = shutil.disk_usage(".")
-    return Finding("disk", usage.free > 1e9, f"{usage.free / 1e9:.0f} GB free here", needed=False)
+def _disk(data_dir: Path) -> Finding:
+    """Look at the disk that holds the data folder, or will once the server has made it."""
+    there = next(
+        path for path in (data_dir.absolute(), *data_dir.absolute().parents) if path.exists()
+    )
+    usage = shutil.disk_usage(there)
+    detail = f"{usage.free / 1e9:.0f} GB free for {data_dir}"
+    return Finding("disk", usage.free > 1e9, detail, needed=False)

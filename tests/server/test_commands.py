@@ -83,6 +83,20 @@ def test_fetch_says_the_licence_first_and_shows_how_far_it_is(tmp_path, capsys, 
     assert not LONGLIVE.missing(tmp_path / "models")
 
 
+def test_commands_use_the_data_folder_that_the_server_is_told(
+    tmp_path, capsys, remote, monkeypatch
+):
+    monkeypatch.setenv("LONGTAKE_DATA_DIR", str(tmp_path / "shared"))
+    cache = tmp_path / "shared" / "models"
+    status, out, _ = run(capsys, "fetch", LONGLIVE.name)
+    assert (status, out.splitlines()[-1]) == (0, f"longlive-1.3b: 5 files are in {cache}")
+    assert not LONGLIVE.missing(cache)
+    assert "all here" in run(capsys, "models", LONGLIVE.name)[1]
+    assert f"free for {tmp_path / 'shared'}" in run(capsys, "doctor", "--device", "cpu")[1]
+    # A flag wins.
+    assert "all here" not in run(capsys, "models", LONGLIVE.name, "--data-dir", tmp_path)[1]
+
+
 @pytest.mark.parametrize(
     ("trouble", "told", "left"),
     [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.config import Settings, SettingsError, add_flags, read_settings
+from server.config import Settings, SettingsError, add_flags, default_data_dir, read_settings
 from server.gateway.app import create_app
 from server.gateway.context import Gateway
 
@@ -43,6 +43,15 @@ def test_every_service_of_ours_is_started_with_settings_that_are_allowed(
     assert settings.redis_url == "redis://redis:6379/0"
     assert settings.api_keys == (KEY,)
     assert str(settings.data_dir) == "/data"
+
+
+def test_a_fetch_in_the_workers_container_writes_where_the_worker_looks(
+    compose: dict[str, Any],
+) -> None:
+    worker = compose["services"]["worker"]
+    data_dir = default_data_dir(worker["environment"])
+    assert data_dir == _settings(worker).data_dir
+    assert any(volume.partition(":")[2] == str(data_dir) for volume in worker["volumes"])
 
 
 def test_without_a_key_the_gateway_would_not_start(compose: dict[str, Any]) -> None:

@@ -1,5 +1,8 @@
 """What ``doctor`` says of this machine."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -40,6 +43,19 @@ def test_a_device_that_is_not_there_is_one_line_and_an_error(
 def test_an_unknown_model_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(["--model", "nothing"]) == 2
     assert "error: model 'nothing'; known are" in capsys.readouterr().err
+
+
+def test_the_disk_is_the_one_of_the_data_folder_also_before_it_is_made(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    free = {tmp_path: 7 * 10**9}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        "server.doctor.shutil.disk_usage",
+        lambda path: usage._replace(free=free.get(Path(path), 0)),
+    )
+    doctor(["--device", "cpu", "--data-dir", str(tmp_path / "not" / "yet")])
+    assert f"ok  disk: 7 GB free for {tmp_path / 'not' / 'yet'}\n" in capsys.readouterr().out
 
 
 def test_the_command_prints_every_finding(capsys: pytest.CaptureFixture[str]) -> None:
