@@ -1,14 +1,16 @@
 """One stream over two processes gives the latents of one."""
 
+import json
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from engine.batch import Guidance
 from engine.generator import Generator
@@ -20,11 +22,15 @@ from models.paged_kv import KVPool
 from models.policy import CachePolicy
 from models.sampler import Sampler
 from models.transformer import CausalWan
+from tests.parity.forward import load_transformer
+from tests.parity.rig import recorded_noise
 
 CONFIG = TransformerConfig(
     dim=48, ffn_dim=64, num_heads=4, num_layers=2, text_dim=16, text_len=5, freq_dim=16
 )
 PAGES = (3, 1, 5)
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = "local7_sink1_framewise"
 Results = dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 PLACED = replace(CONFIG, placed=True, frame_places=2, predicts_x0=True)
 POLICY = CachePolicy(window_frames=5, sink_frames=1, chunk_frames=2, recache="block_causal")
@@ -51,6 +57,50 @@ def network_of(config: TransformerConfig) -> CausalWan:
 def pool_of(latent_hw: tuple[int, int], team: Team | None = None) -> KVPool:
     sizes = (2, 11, latent_hw[0] * latent_hw[1] // 4, 4, 12, torch.float32, "cpu")
     return KVPool(*sizes) if team is None else SpreadPool(team, *sizes)
+
+
+@dataclass
+class Rollout:
+    """A rollout of the reference that slides its window, and its recorded noise."""
+
+    network: CausalWan
+    case: dict[str, Any]
+    vectors: dict[str, torch.Tensor]
+
+    @classmethod
+    def read(cls) -> "Rollout":
+        folder = ROOT / "tests" / "golden"
+        case = json.loads((folder / "rollouts" / "cases.json").read_text())[GOLDEN]
+        network = load_transformer(folder / "transformer", torch.float32).requires_grad_(False)
+        return cls(network, case, load_file(folder / "rollouts" / f"{GOLDEN}.safetensors"))
+
+    @property
+    def policy(self) -> CachePolicy:
+        return CachePolicy(
+            window_frames=self.case["local_attn_size"],
+            sink_frames=self.case["sink_size"],
+            chunk_frames=self.case["num_frame_per_block"],
+        )
+
+    def pool(self, team: Team | None = None) -> KVPool:
+        config, case = self.network.config, self.case
+        pages, hw = case["local_attn_size"] + 1, case["frame_seq_length"]
+        shape = (config.num_layers, pages, hw, config.num_heads, config.head_dim)
+        sizes = (*shape, torch.float32, "cpu")
+        return KVPool(*sizes) if team is None else SpreadPool(team, *sizes)
+
+    @torch.inference_mode()
+    def made_by(self, generator: Generator) -> torch.Tensor:
+        stream = generator.open(tuple(self.case["latent_hw"]))
+        assert stream is not None
+        prompt = self.network.prompt_kv(self.vectors["prompt_embeds"])
+        schedule = Sampler(self.case["timestep_shift"]).schedule()
+        frames = self.case["num_frame_per_block"]
+        made = []
+        for chunk in range(self.case["num_frames"] // frames):
+            draw = recorded_noise(self.vectors, chunk, chunk * frames, frames)
+            made.append(generator.chunk([stream], frames, [prompt], [False], schedule, draw))
+        return torch.cat(made, dim=1)
 
 
 @torch.inference_mode()
@@ -94,7 +144,17 @@ def run_rank(rank: int, folder: Path) -> None:
         moved = torch.stack(pool.export((10, 9)))
         team.announce(None)
         results[name] = latents, torch.stack((k, v)), moved
-    if rank == 0:
+    rollout = Rollout.read()
+    pool = rollout.pool(team)
+    assert isinstance(pool, SpreadPool)
+    if rank == 1:
+        assert follow(rollout.network, pool, team) > 0
+    else:
+        parallel = ParallelNetwork(rollout.network, pool, team)
+        config = rollout.network.config
+        made = rollout.made_by(Generator(parallel, config, rollout.policy, pool, RowsView.make))
+        team.announce(None)
+        results[GOLDEN] = made, made, made
         (folder / "results").write_bytes(pickle.dumps(results))
     dist.destroy_process_group()
 
@@ -102,13 +162,12 @@ def run_rank(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("parallel")
-    root = Path(__file__).resolve().parents[2]
     code = (
         "import sys; from pathlib import Path; from tests.engine.test_parallel import run_rank; "
         "run_rank(int(sys.argv[1]), Path(sys.argv[2]))"
     )
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(rank), str(folder)], cwd=root)
+        subprocess.Popen([sys.executable, "-c", code, str(rank), str(folder)], cwd=ROOT)
         for rank in range(2)
     ]
     try:
@@ -130,6 +189,15 @@ def test_two_processes_give_the_latents_of_one(results: Results, name: str) -> N
     # What leaves the pool has the heads of both, as if there were one.
     torch.testing.assert_close(pages, torch.stack(pool.export(PAGES)), atol=2e-5, rtol=1e-4)
     assert torch.equal(moved, pages[:, :, [1, 0]])
+
+
+def test_two_processes_give_the_latents_of_the_reference(results: Results) -> None:
+    rollout = Rollout.read()
+    pool, network = rollout.pool(), rollout.network
+    made = results[GOLDEN][0]
+    torch.testing.assert_close(made, rollout.vectors["latents"], atol=1e-4, rtol=1e-4)
+    alone = rollout.made_by(Generator(network, network.config, rollout.policy, pool))
+    torch.testing.assert_close(made, alone, atol=2e-5, rtol=1e-4)
 
 
 class Alone(Team):
