@@ -7,7 +7,6 @@ through the gateway, Redis last.
 
 import asyncio
 import contextlib
-import itertools
 import signal
 import socket
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from server.config import Settings, without_password
 from server.fabric.connection import Connection, FabricError
-from server.fabric.workers import room, snapshots
+from server.fabric.workers import is_process, room, snapshots
 from server.gateway.main import bind
 from server.processes import Child, words_for_exit
 from server.redis_process import PrivateRedis, RedisError, find_binary
@@ -106,26 +105,31 @@ class Supervisor:
             self._watching.append(asyncio.create_task(self._keep(child)))
 
     async def _announce(self, url: str, port: int) -> None:
-        """Wait until a stream could start, then say the one line."""
+        """Wait until a stream could start here, then say the one line."""
         redis = Connection(url, retries=0)
         try:
-            alive: dict[str, dict[str, Any]] = {}
-            for _ in itertools.count():
-                alive = await _snapshots(redis)
-                if alive and await _answers(self._settings.host, port):
+            while True:
+                own = await self._own_worker(redis)
+                if own is not None and await _answers(self._settings.host, port):
                     break
                 await asyncio.sleep(POLL_S)
         finally:
             await redis.close()
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        first = next(iter(alive.values()))
-        fit = sum(worker["streams_fit"] for worker in alive.values())
         self._say(
-            f"ready: http://{host}:{port} · model {first['model']} · device {first['device']} · "
-            f"{room(fit)}"
+            f"ready: http://{host}:{port} · model {own['model']} · device {own['device']} · "
+            f"{room(own['streams_fit'])}"
         )
         # Waits with the others for the end.
         await self._stopping.wait()
+
+    async def _own_worker(self, redis: Connection) -> dict[str, Any] | None:
+        """Return what the worker started here reports; a shared Redis knows others as well."""
+        pid = self._children["worker"].pid
+        if pid is None:
+            return None
+        alive = await _snapshots(redis)
+        return next((found for name, found in alive.items() if is_process(name, pid)), None)
 
     async def _keep(self, child: Child) -> None:
         """Restart a child that dies; give up when it says that it cannot run."""

@@ -9,11 +9,12 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from server.bench.client import BenchClient, Plan, Seen
 from server.bench.report import report
+from server.config import VARIABLE_PREFIX
 
 PROMPTS = (
     "a red ball rolling over green hills under a blue sky",
@@ -104,6 +105,11 @@ async def _run(options: argparse.Namespace, url: str) -> dict[str, object]:
     )
 
 
+def private_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a server of our own inherits: no setting, above all no shared Redis."""
+    return {k: v for k, v in environment.items() if not k.startswith(VARIABLE_PREFIX)}
+
+
 @contextlib.asynccontextmanager
 async def _local_server(options: argparse.Namespace) -> AsyncIterator[str]:
     """Run ``python -m server`` on a free port with data of its own."""
@@ -112,7 +118,11 @@ async def _local_server(options: argparse.Namespace) -> AsyncIterator[str]:
         if options.model is not None:
             words += ["--model", options.model]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *words, stdout=asyncio.subprocess.PIPE, start_new_session=True
+            sys.executable,
+            *words,
+            stdout=asyncio.subprocess.PIPE,
+            env=private_environment(os.environ),
+            start_new_session=True,
         )
         assert process.stdout is not None
         rest: asyncio.Task[bytes] | None = None

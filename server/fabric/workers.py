@@ -5,6 +5,8 @@ Any gateway reads all of them for ``/metrics``, ``/readyz``, ``/v1/models`` and 
 """
 
 import json
+import secrets
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,20 @@ MODEL_LIVES_MS = 120_000
 KNOWN_S = 20.0
 """How often a worker looks again which models' files are there."""
 KNOWN_LIVES_MS = 90_000
+
+
+def new_worker_id(pid: int) -> str:
+    """Return a fresh id for the worker that process ``pid`` of this machine is."""
+    return f"{_process(pid)}{secrets.token_hex(4)}"
+
+
+def is_process(worker_id: str, pid: int) -> bool:
+    """Return whether a worker's id was made by process ``pid`` of this machine."""
+    return worker_id.startswith(_process(pid))
+
+
+def _process(pid: int) -> str:
+    return f"{socket.gethostname()}-{pid}-"
 
 
 def room(streams: int) -> str:

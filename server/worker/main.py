@@ -1,16 +1,15 @@
 """A worker process from settings to its end."""
 
 import asyncio
-import secrets
+import os
 import signal
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from engine.thread import EngineThread
 from server.config import Settings
 from server.fabric.connection import Connection
-from server.fabric.workers import room
+from server.fabric.workers import new_worker_id, room
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
@@ -55,7 +54,7 @@ async def _serve(
     stopping: asyncio.Event,
     say: Say,
 ) -> None:
-    worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    worker_id = new_worker_id(os.getpid())
     store = JobStore(redis, lambda: datetime.now(UTC).timestamp())
     jobs = JobRunner(
         RunnerParts(store, bridge, settings.data_dir, executor, fingerprint=built.fingerprint)

@@ -13,8 +13,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.config import Settings
+from server.fabric.connection import Connection
+from server.fabric.workers import new_worker_id, report
 from server.gateway.auth import Gate
 from server.gateway.context import Gateway
+from server.launch import Supervisor
+from server.processes import Child
+from server.tasks import end_tasks
+from tests.conftest import RedisServer
 from tests.server.harness import Served, until
 from tests.server.small_model import write_small_model
 
@@ -166,6 +173,37 @@ async def test_an_unknown_model_ends_everything_with_the_reason(tmp_path: Path) 
         await run.line("no-such-model")
         await run.line("error: the worker cannot run")
         assert await run.process.wait() == 2
+
+
+async def test_ready_names_the_worker_started_here_and_no_other_of_a_shared_redis(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answers(host: str, port: int) -> bool:
+        return True
+
+    monkeypatch.setattr("server.launch._answers", answers)
+    said: list[str] = []
+    supervisor = Supervisor(Settings(redis_url=redis_server.url), said.append)
+    child = Child("worker", ("sleep", "60"), {})
+    await child.start()
+    assert child.pid is not None
+    supervisor._children["worker"] = child
+    redis = Connection(redis_server.url)
+    announcing = asyncio.create_task(supervisor._announce(redis_server.url, 8000))
+    try:
+        shown = {"model": "elsewhere", "device": "cuda", "streams_fit": 9}
+        for other in (new_worker_id(child.pid + 1), f"another-{child.pid}-0"):
+            await report(redis, other, shown)
+        assert await supervisor._own_worker(redis) is None
+        await report(redis, new_worker_id(child.pid), {**shown, "model": "here", "streams_fit": 1})
+        await until(lambda: said)
+        assert said == [
+            "ready: http://127.0.0.1:8000 · model here · device cuda · room for 1 stream"
+        ]
+    finally:
+        await end_tasks(announcing)
+        await child.stop(5)
+        await redis.close()
 
 
 async def test_the_supervisors_death_ends_its_processes(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 import asyncio
 import json
+import os
 import sys
 
 import pytest
 
+from server.bench.command import private_environment
+from server.fabric.connection import Connection
 from server.gateway.auth import Gate
 from tests.conftest import RedisServer
 from tests.server.fakes import FakeEngine
@@ -12,7 +15,7 @@ from tests.server.harness import gateway, serving, until, worker
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
 
 
-async def _bench(*words: str) -> tuple[int, str, str]:
+async def _bench(*words: str, **variables: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -21,6 +24,7 @@ async def _bench(*words: str) -> tuple[int, str, str]:
         *words,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **variables},
     )
     out, err = await process.communicate()
     assert process.returncode is not None
@@ -71,6 +75,32 @@ async def test_a_refused_measurement_says_why_and_fails(redis_server: RedisServe
         words = ("--url", served.http, "--seconds", "0.5", "--api-key", "an api key", "--json")
         status, out, err = await _bench(*words)
         assert (status, json.loads(out)["errors"]) == (0, []), err
+
+
+def test_a_local_server_inherits_no_setting_of_the_environment() -> None:
+    told = {"PATH": "/bin", "LONGTAKE_REDIS_URL": "redis://shared", "LONGTAKE_ROLE": "worker"}
+    assert private_environment(told) == {"PATH": "/bin"}
+
+
+async def test_a_local_measurement_touches_no_shared_redis(redis_server: RedisServer) -> None:
+    status, out, err = await _bench(
+        *(
+            "--local",
+            "--seconds",
+            "0.1",
+            "--warmup-chunks",
+            "0",
+            "--json",
+            "--",
+            "--random-weights",
+        ),
+        LONGTAKE_REDIS_URL=redis_server.url,
+    )
+    assert status == 0, (out, err)
+    assert "starting a private" in err
+    redis = Connection(redis_server.url)
+    assert await redis.do("DBSIZE") == 0
+    await redis.close()
 
 
 async def test_a_wrong_address_is_one_sentence() -> None:
