@@ -3,14 +3,17 @@
 Stateless: everything it knows about streams and jobs is in the fabric.
 """
 
+import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
+from prometheus_client import Counter
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.gateway import realtime, status, streams
 from server.gateway.context import Gateway
@@ -29,6 +32,7 @@ class GateMiddleware:
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
         self._gate = gateway.gate
+        self._errors = gateway.metrics.errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a refusal."""
@@ -41,11 +45,34 @@ class GateMiddleware:
                 refusal = refusal or key
             if request.method not in ("GET", "HEAD", "OPTIONS"):
                 refusal = refusal or self._gate.check_origin(request.headers)
+            send = counted_errors(send, self._errors)
             if refusal is not None:
                 answer = envelope(refusal.status, refusal.code, refusal.message)
                 await answer(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            # Its answer is made outside of here.
+            self._errors.labels("internal_error").inc()
+            raise
+
+
+def counted_errors(send: Send, errors: Counter) -> Send:
+    """Return a ``send`` that counts the code in the envelope of every error that goes out."""
+    failed = False
+
+    async def counting(message: Message) -> None:
+        nonlocal failed
+        if message["type"] == "http.response.start":
+            failed = message["status"] >= 400
+        elif failed and message.get("body"):
+            failed = False
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                errors.labels(json.loads(message["body"])["error"]["code"]).inc()
+        await send(message)
+
+    return counting
 
 
 def create_app(

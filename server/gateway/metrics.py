@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from server.fabric.keys import Kind
+
 TTFC_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 APPLIED_BUCKETS_S = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
@@ -35,7 +37,7 @@ class GatewayMetrics:
             registry=self.registry,
         )
         self.errors = Counter(
-            "longtake_client_errors", "Error messages sent", ["code"], registry=self.registry
+            "longtake_client_errors", "Errors told to clients", ["code"], registry=self.registry
         )
         self.sent_bytes = Counter(
             "longtake_sent_bytes", "Media bytes written to viewers", registry=self.registry
@@ -65,6 +67,9 @@ class _WorkerCollector:
         yield self._by_kind(GaugeMetricFamily, "longtake_sessions", "Sessions held", "sessions")
         yield self._by_kind(CounterMetricFamily, "longtake_frames", "Frames made", "frames")
         yield self._by_kind(
+            CounterMetricFamily, "longtake_jobs_ended", "Jobs ended", "jobs_ended", "status"
+        )
+        yield self._by_kind(
             CounterMetricFamily, "longtake_streams_ended", "Live streams ended", "streams_ended",
             "reason",
         )  # fmt: skip
@@ -74,11 +79,14 @@ class _WorkerCollector:
             labels=["worker"],
         )
         chunks = HistogramMetricFamily(
-            "longtake_chunk_seconds", "A chunk from noise to published", labels=["worker"]
+            "longtake_chunk_seconds",
+            "A chunk from noise to published; those of jobs to decoded",
+            labels=["worker", "kind"],
         )
         for worker, snapshot in self._snapshots.items():
             stalls.add_metric([worker], snapshot["stall_s"])
-            chunks.add_metric([worker], *_cumulative(snapshot["chunk_s"]))
+            for kind, times in sorted(snapshot["chunk_s"].items()):
+                chunks.add_metric([worker, kind], *_cumulative(times))
         yield stalls
         yield chunks
 
@@ -107,8 +115,37 @@ def _cumulative(histogram: Mapping[str, Any]) -> tuple[list[tuple[str, float]], 
     return buckets, histogram["sum"]
 
 
-def render(metrics: GatewayMetrics, snapshots: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """Return the exposition text of this gateway and all workers."""
-    workers = CollectorRegistry()
-    workers.register(_WorkerCollector(snapshots))  # type: ignore[arg-type, unused-ignore]
-    return generate_latest(metrics.registry) + generate_latest(workers)
+class _WaitingCollector:
+    """How many tickets of each model no worker has taken."""
+
+    def __init__(self, waiting: Mapping[str, Mapping[Kind, int]]) -> None:
+        self._waiting = waiting
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield one family for streams and one for jobs."""
+        for kind, name, text in (
+            ("live", "longtake_waiting_streams", "Live streams that no worker has taken"),
+            ("job", "longtake_waiting_jobs", "Jobs that no worker has taken"),
+        ):
+            gauge = GaugeMetricFamily(name, text, labels=["model"])
+            for model, depths in sorted(self._waiting.items()):
+                gauge.add_metric([model], depths[kind])
+            yield gauge
+
+
+def render(
+    metrics: GatewayMetrics,
+    snapshots: Mapping[str, Mapping[str, Any]],
+    waiting: Mapping[str, Mapping[Kind, int]],
+) -> bytes:
+    """Return the exposition text of this gateway, of all workers and of the queues.
+
+    Args:
+        metrics: This process's own.
+        snapshots: What each worker reports.
+        waiting: For each model, how many streams and jobs wait.
+    """
+    fabric = CollectorRegistry()
+    for collector in (_WorkerCollector(snapshots), _WaitingCollector(waiting)):
+        fabric.register(collector)  # type: ignore[arg-type, unused-ignore]
+    return generate_latest(metrics.registry) + generate_latest(fabric)

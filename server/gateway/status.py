@@ -1,5 +1,6 @@
 """Health, readiness, models and metrics."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,8 +8,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from server.catalogue import ModelCard
-from server.fabric.connection import FabricError
-from server.fabric.workers import known_models, snapshots
+from server.fabric.connection import Connection, FabricError
+from server.fabric.keys import Kind
+from server.fabric.queue import WorkQueue
+from server.fabric.workers import known_models, model_cards, snapshots
 from server.gateway.context import Gateway
 from server.gateway.envelope import RestError
 from server.gateway.metrics import render
@@ -64,13 +67,23 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get("/metrics")
     async def metrics() -> Response:
         """Return this gateway's and every worker's metrics for Prometheus."""
-        try:
+        alive: dict[str, dict[str, Any]] = {}
+        waiting: dict[str, dict[Kind, int]] = {}
+        with contextlib.suppress(FabricError):
             alive = await snapshots(gateway.redis)
-        except FabricError:
-            alive = {}
-        return Response(render(gateway.metrics, alive), media_type=PROMETHEUS)
+            waiting = await _waiting(gateway.redis)
+        return Response(render(gateway.metrics, alive, waiting), media_type=PROMETHEUS)
 
     return routes
+
+
+async def _waiting(redis: Connection) -> dict[str, dict[Kind, int]]:
+    """Return how many streams and jobs wait for each model on offer."""
+    kinds: tuple[Kind, ...] = ("live", "job")
+    return {
+        model: {kind: await WorkQueue(redis, model, kind).depth() for kind in kinds}
+        for model in await model_cards(redis)
+    }
 
 
 _NEEDS = (

@@ -84,9 +84,16 @@ def number_of(job_id: str) -> int | None:
 class JobStore:
     """Job records in one Redis."""
 
-    def __init__(self, redis: Connection, clock: WallClock) -> None:
+    def __init__(
+        self,
+        redis: Connection,
+        clock: WallClock,
+        on_ended: Callable[[str], None] = lambda status: None,
+    ) -> None:
+        """Use a Redis; ``on_ended`` is told the status of every job that is ended through here."""
         self._redis = redis
         self._clock = clock
+        self._on_ended = on_ended
 
     async def reserve(self) -> str:
         """Return a fresh job id, so that files can be put in place before the job exists."""
@@ -268,7 +275,10 @@ class JobStore:
     async def _end(self, claim: Claim, state: str, name: str, value: str) -> bool:
         ticket = claim.ticket
         args = (state, self._clock(), name, value, GROUP, ticket.entry_id)
-        return await self._write(claim, scripts.END, *args)
+        ours = await self._write(claim, scripts.END, *args)
+        if ours:
+            self._on_ended(state)
+        return ours
 
     async def _write(self, claim: Claim, script: Script, *args: Word) -> bool:
         job_id = claim.ticket.subject

@@ -6,4 +6,5 @@
 ``output``    one live stream's chunks: encode, publish, receipts.
 ``credit``    how far the viewer has come (pure).  ``presence`` whether it is there (pure).
 ``encoders``  the codecs in use of one stream.  ``stats`` the worker's counters.
+``job_counts``  counts the chunks of jobs.
 """

@@ -15,6 +15,7 @@ from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
 from server.worker.build import Built, Say
 from server.worker.host import HostSettings, WorkerHost
+from server.worker.job_counts import CountedEngine
 from server.worker.kept import KeptStates
 from server.worker.parts import LiveParts
 from server.worker.stats import WorkerStats
@@ -55,14 +56,14 @@ async def _serve(
     say: Say,
 ) -> None:
     worker_id = new_worker_id(os.getpid())
-    store = JobStore(redis, lambda: datetime.now(UTC).timestamp())
+    stats = WorkerStats()
+    store = JobStore(redis, lambda: datetime.now(UTC).timestamp(), stats.job_ended)
+    engine = CountedEngine(bridge, stats)
     jobs = JobRunner(
-        RunnerParts(store, bridge, settings.data_dir, executor, fingerprint=built.fingerprint)
+        RunnerParts(store, engine, settings.data_dir, executor, fingerprint=built.fingerprint)
     )
     states = KeptStates(settings.data_dir / "streams", lambda: datetime.now(UTC).timestamp())
-    parts = LiveParts(
-        redis, bridge, executor, WorkerStats(), settings.resume_grace_s, states=states
-    )
+    parts = LiveParts(redis, bridge, executor, stats, settings.resume_grace_s, states=states)
     host = WorkerHost(
         HostSettings(worker_id, built.device), built.card, parts, jobs, built.list_models
     )

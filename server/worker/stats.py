@@ -5,7 +5,7 @@ counts per bucket.
 """
 
 from bisect import bisect_left
-from typing import Any
+from typing import Any, Literal
 
 CHUNK_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.625, 0.75, 1.0, 1.5, 2.0, 4.0, 8.0)
 
@@ -34,13 +34,16 @@ class WorkerStats:
     def __init__(self) -> None:
         self.frames: dict[str, int] = {"live": 0, "job": 0}
         self.streams_ended: dict[str, int] = {}
+        self.jobs_ended: dict[str, int] = {"completed": 0, "failed": 0}
         self.stall_s = 0.0
-        self.chunk_s = Histogram(CHUNK_BUCKETS_S)
+        self.chunk_s = {kind: Histogram(CHUNK_BUCKETS_S) for kind in self.frames}
 
-    def chunk(self, kind: str, frames: int, seconds: float, slack_s: float | None) -> None:
+    def chunk(
+        self, kind: Literal["live", "job"], frames: int, seconds: float, slack_s: float | None
+    ) -> None:
         """Count one chunk: its frames, its time from noise to published, its viewer's stall."""
-        self.frames[kind] = self.frames.get(kind, 0) + frames
-        self.chunk_s.add(seconds)
+        self.frames[kind] += frames
+        self.chunk_s[kind].add(seconds)
         if slack_s is not None and slack_s < 0:
             self.stall_s -= slack_s
 
@@ -48,11 +51,16 @@ class WorkerStats:
         """Count the end of a live stream."""
         self.streams_ended[reason] = self.streams_ended.get(reason, 0) + 1
 
+    def job_ended(self, status: str) -> None:
+        """Count the end of a job here, by the status its clients see."""
+        self.jobs_ended[status] = self.jobs_ended.get(status, 0) + 1
+
     def snapshot(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return {
             "frames": dict(self.frames),
             "streams_ended": dict(self.streams_ended),
+            "jobs_ended": dict(self.jobs_ended),
             "stall_s": self.stall_s,
-            "chunk_s": self.chunk_s.snapshot(),
+            "chunk_s": {kind: times.snapshot() for kind, times in self.chunk_s.items()},
         }

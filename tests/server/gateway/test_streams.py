@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from server.fabric import keys
+from server.fabric.queue import WorkQueue
 from server.gateway.auth import Gate
 from tests.conftest import RedisServer
 from tests.server.fakes import FakeEngine
@@ -191,12 +192,39 @@ async def test_health_readiness_models_and_metrics(redis_server: RedisServer) ->
             'longtake_kv_pages_in_use{worker="w1"} 10.0',
             'longtake_kv_pages_total{worker="w1"} 40.0',
             'longtake_frames_total{kind="live",worker="w1"}',
-            'longtake_chunk_seconds_bucket{le="+Inf",worker="w1"}',
+            'longtake_chunk_seconds_bucket{kind="live",le="+Inf",worker="w1"}',
             'longtake_stall_seconds_total{worker="w1"}',
             "longtake_ttfc_seconds_count 1.0",
             "longtake_interaction_applied_seconds_count 1.0",
         ):
             assert name in text, name
+
+
+async def test_what_waits_and_what_clients_were_refused_is_shown(redis_server: RedisServer) -> None:
+    async with (
+        serving(redis_server.url, FakeEngine(fit=1)) as served,
+        httpx.AsyncClient() as http,
+        served.viewer() as first,
+        served.viewer() as second,
+    ):
+        await first.start()
+        await second.say("session.start", prompt="a ball")
+        await second.message("session.queued")
+        await WorkQueue(served.context.redis, "fake", "job").put("video_x")
+        await http.get(f"{served.http}/v1/streams/nothing")
+        await http.get(f"{served.http}/v1/nothing")
+        for method in ("GET", "HEAD"):
+            await http.request(
+                method, f"{served.http}/v1/nothing", headers={"Host": "evil.example"}
+            )
+        text = (await http.get(f"{served.http}/metrics")).text
+    for line in (
+        'longtake_waiting_streams{model="fake"} 1.0',
+        'longtake_waiting_jobs{model="fake"} 1.0',
+        'longtake_client_errors_total{code="not_found"} 2.0',
+        'longtake_client_errors_total{code="forbidden_host"} 2.0',
+    ):
+        assert line in text, (line, text)
 
 
 async def test_a_foreign_origin_and_a_missing_key_are_refused_at_the_handshake(
