@@ -7,6 +7,7 @@ sends through the callable it is given and knows no sockets.
 import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from server.entries import ChunkEntry, config_from_json
@@ -51,6 +52,10 @@ class TakenOver(Exception):
     """Another connection resumed this stream."""
 
 
+class CannotGoOn(Exception):
+    """The stream cannot go on for this connection; its client has been told why."""
+
+
 class Owner:
     """Serves one stream to the connection that owns it."""
 
@@ -68,7 +73,9 @@ class Owner:
         self._started = False
         self._first_sent = opened.resumed_after is not None
         self._position = -1
-        self._begin_again = False
+        self._begin_again = opened.resumed_after is not None
+        self._begin_after = opened.resumed_after
+        self._owed: dict[str, int] = {}
         self._received_at: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -76,6 +83,7 @@ class Owner:
 
         Raises:
             TakenOver: Another connection owns the stream now.
+            CannotGoOn: Redis stays away, or has lost the stream.
         """
         beat = asyncio.create_task(self._beat())
         try:
@@ -158,30 +166,60 @@ class Owner:
             await asyncio.sleep(BEAT_S)
 
     async def _pump(self) -> None:
-        if self.opened.resumed_after is not None:
-            await self._skipped(await self._reader.seek(self.opened.resumed_after))
+        """Pass on what comes; where Redis is away for a while, everything waits for it."""
+        items: deque[ChunkEntry | Notice | Skipped] = deque()
         silent = 0
         away_since: float | None = None
         while True:
             try:
-                if self._begin_again:
-                    self._begin_again = False
-                    await self._skipped(await self._reader.seek(None))
-                items = await self._reader.read(READ_MS)
-                away_since = None
-                silent = 0 if items else silent + 1
+                await self._report()
+                if not items:
+                    await self._move()
+                    items.extend(await self._reader.read(READ_MS))
+                    silent = 0 if items else silent + 1
                 if not items:
                     await self._while_silent(silent)
+                while items:
+                    if await self._pass_on(items[0]):
+                        return
+                    items.popleft()
+                    await self._report()
+                away_since = None
             except FabricError as error:
+                silent = 0
                 away_since = await self._without_fabric(away_since, error)
-                continue
-            for item in items:
-                if isinstance(item, ChunkEntry):
-                    await self._chunk(item)
-                elif isinstance(item, Skipped):
-                    await self._skipped(item.frame)
-                elif await self._notice(item):
-                    return
+
+    async def _move(self) -> None:
+        """Go to where this viewer begins or, having lost its decoder, begins again."""
+        if not self._begin_again:
+            return
+        self._begin_again = False
+        try:
+            before = await self._reader.seek(self._begin_after)
+        except FabricError:
+            self._begin_again = True
+            raise
+        self._begin_after = None
+        if before is not None:
+            self._owed["skipped"] = before
+            await self._report()
+
+    async def _pass_on(self, item: ChunkEntry | Notice | Skipped) -> bool:
+        """Send one item; True when the stream has ended. It raises FabricError before it sends."""
+        if isinstance(item, ChunkEntry):
+            await self._chunk(item)
+        elif isinstance(item, Skipped):
+            # Credited, or the worker would wait for frames that this viewer can never show.
+            self._owed["skipped"] = item.frame
+        else:
+            return await self._notice(item)
+        return False
+
+    async def _report(self) -> None:
+        """Tell the worker how far this viewer has come; what fails stays owed."""
+        for kind, frame in list(self._owed.items()):
+            await self._control({"type": kind, "frame": frame})
+            del self._owed[kind]
 
     async def _chunk(self, entry: ChunkEntry) -> None:
         if not self._started:
@@ -207,13 +245,7 @@ class Owner:
             received = self._received_at.pop(event_id, None)
             if received is not None:
                 metrics.applied_s.observe(now - received)
-        last = entry.first_frame + entry.num_frames - 1
-        await self._control({"type": "sent", "frame": last})
-
-    async def _skipped(self, frame: int | None) -> None:
-        """Credit frames this viewer can never show, or the worker would wait for them."""
-        if frame is not None:
-            await self._control({"type": "skipped", "frame": frame})
+        self._owed["sent"] = entry.first_frame + entry.num_frames - 1
 
     async def _notice(self, notice: Notice) -> bool:
         """Pass one notice on; True when the stream has ended."""
@@ -269,7 +301,7 @@ class Owner:
                 message = "the stream's record is gone, Redis has lost it; start a new stream"
                 error = ErrorMessage(code="stream_failed", message=message, fatal=True)
                 await self._send(error, None)
-                raise TakenOver
+                raise CannotGoOn
             if "worker" in record and not await is_alive(self._redis, record["worker"]):
                 message = "the worker of this stream does not answer; another one takes it over"
                 error = ErrorMessage(code="worker_lost", message=message, retryable=True)
@@ -288,6 +320,6 @@ class Owner:
             message = "the server could not reach Redis for half a minute; start a new stream"
             sent = ErrorMessage(code="fabric_unavailable", message=message, fatal=True)
             await self._send(sent, None)
-            raise TakenOver
+            raise CannotGoOn
         await asyncio.sleep(BEAT_S)
         return since

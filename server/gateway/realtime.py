@@ -17,7 +17,7 @@ from server.gateway.auth import Refusal
 from server.gateway.context import Gateway
 from server.gateway.envelope import envelope
 from server.gateway.opening import open_again, open_new
-from server.gateway.owner import Owner, TakenOver
+from server.gateway.owner import CannotGoOn, Owner, TakenOver
 from server.tasks import end_tasks
 from server.wire.conversation import Conversation, Phase
 from server.wire.messages_in import ClientMessage, SessionPing, SessionResume, SessionStart
@@ -25,7 +25,7 @@ from server.wire.messages_out import ErrorMessage, ServerMessage, SessionPong
 
 log = logging.getLogger(__name__)
 
-CLOSE_NORMAL, CLOSE_RESTART, CLOSE_TIMEOUT, CLOSE_TAKEN = 1000, 1012, 4408, 4409
+CLOSE_NORMAL, CLOSE_RESTART, CLOSE_TIMEOUT, CLOSE_LOST = 1000, 1012, 4408, 4409
 
 
 class Connection:
@@ -139,7 +139,10 @@ class Connection:
                         fatal=True,
                     )
                 )
-            return CLOSE_TAKEN
+            return CLOSE_LOST
+        except CannotGoOn:
+            self._owner = None
+            return CLOSE_LOST
         except WebSocketDisconnect:
             raise
         except Exception:
