@@ -134,9 +134,9 @@ async def test_a_dead_engine_thread_ends_the_worker_not_the_gateway(
     engine = FakeEngine()
     async with serving(redis_server.url, engine) as served, served.viewer() as viewer:
         await viewer.start()
-        await viewer.chunk()
+        chunk = await viewer.chunk(ack=False)
         engine.die.set()
-        await viewer.ack(100)
+        await viewer.ack(chunk.last_frame)
         error = await viewer.error()
         assert error["code"] == "stream_failed"
         await viewer.message("session.done")
