@@ -90,6 +90,21 @@ class Settings(BaseModel):
     def _keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(len(key) < 8 for key in value):
             raise ValueError("an API key of fewer than 8 characters; use a longer one")
+        if any("," in key for key in value):
+            # Child processes are given all keys in one variable.
+            raise ValueError("an API key with a comma, which separates keys; use one without")
+        return value
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+                raise ValueError(
+                    f"{origin} is no origin; write it as browsers do, scheme, name and port if "
+                    "any, without a path: https://example.org"
+                )
         return value
 
     @model_validator(mode="after")
@@ -177,7 +192,7 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
         value: object = getattr(flags, name, None)
         variable = environment.get(VARIABLE_PREFIX + name.upper(), "")
         if value is None and variable:
-            value = variable.split(",") if name in _LISTS else variable
+            value = [part.strip() for part in variable.split(",")] if name in _LISTS else variable
         if value is not None:
             values[_FIELDS.get(name, name)] = value
     try:

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from server.fabric.connection import Connection
 from server.processes import dies_with_parent
@@ -112,7 +113,7 @@ class PrivateRedis:
     @property
     def url(self) -> str:
         """Where clients find it."""
-        return f"unix://{self._socket}"
+        return f"unix://{quote(str(self._socket))}"
 
     async def start(self) -> None:
         """Start it, or start it again, and wait until it answers.
@@ -124,7 +125,11 @@ class PrivateRedis:
         self._take_lock()
         config = self._folder / "redis.conf"
         config.write_text(
-            CONFIG.format(socket=self._socket, folder=_quoted(self._folder), log=_quoted(self._log))
+            CONFIG.format(
+                socket=_quoted(self._socket),
+                folder=_quoted(self._folder),
+                log=_quoted(self._log),
+            )
         )
         self._process = await asyncio.create_subprocess_exec(
             self.binary.path,

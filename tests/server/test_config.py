@@ -32,6 +32,10 @@ def test_a_flag_wins_over_its_variable() -> None:
     assert _read(PORT="9001").port == 9001
 
 
+def test_a_variable_holds_several_keys_apart_by_commas() -> None:
+    assert _read(API_KEY="12345678,abcdefgh").api_keys == ("12345678", "abcdefgh")
+
+
 def test_every_setting_survives_the_way_to_a_child() -> None:
     line = (
         "--role worker --host 127.0.0.1 --port 0 --model m --data-dir d --device cpu "
@@ -59,6 +63,7 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
         (("--redis-url", "http://x"), "--redis-url", "redis://"),
         (("--resume-grace", "-1"), "-1", "greater than 0"),
         (("--api-key", "short"), "--api-key", "longer"),
+        (("--api-key", "longenough,andtwo"), "--api-key", "comma, which separates keys"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(words: tuple[str, ...], seen: str, allowed: str) -> None:
@@ -72,6 +77,9 @@ def test_a_wrong_setting_is_one_sentence(words: tuple[str, ...], seen: str, allo
 def test_secrets_are_not_repeated_in_refusals() -> None:
     with pytest.raises(SettingsError) as refused:
         _read("--api-key", "hunter2")
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(SettingsError) as refused:
+        _read("--api-key", "hunter2,hunter2")
     assert "hunter2" not in str(refused.value)
     with pytest.raises(SettingsError) as refused:
         _read("--redis-url", "http://:hunter2@x")

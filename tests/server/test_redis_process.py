@@ -1,4 +1,5 @@
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -54,6 +55,19 @@ async def test_it_listens_on_a_private_socket_and_never_evicts(private: PrivateR
     await connection.close()
     values = [found[1] for found in settings.values()]
     assert values == [b"0", b"yes", b"everysec", b"noeviction"]
+
+
+async def test_its_folders_may_have_any_name(
+    tmp_path: Path, binary: Binary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A socket's path may hold about 100 characters only, so not under pytest's own folder.
+    with tempfile.TemporaryDirectory(prefix='a "b" 100%41 ') as temporary:
+        monkeypatch.setattr(tempfile, "tempdir", temporary)
+        redis = PrivateRedis(tmp_path / "my data", binary)
+        await redis.start()
+        await _set(redis, "1")
+        assert await _get(redis) == b"1"
+        await redis.stop()
 
 
 async def test_data_survives_a_stop_and_nothing_else_is_left(
