@@ -29,6 +29,7 @@ from engine.work_policy import WorkPolicy
 from kernels.fp8 import check_fp8
 from kernels.select import Target, select
 from models.accelerate import accelerate
+from models.card import shipped
 from models.config import TransformerConfig
 from models.entry import ModelEntry
 from models.interface import LoadedModel, VideoCodec
@@ -97,7 +98,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     device = open_device(options.device)
     dtype = DTYPES.get(options.dtype) or choose_dtype(device, clock)
     random = options.random_weights or options.shrink
-    entry = find(options.model) if random else locate(options.model, None)[0]
+    entry = shipped(find(options.model)) if random else locate(options.model, None)[0]
     if options.shrink:
         entry = shrunk(entry)
     modes, decoders, size = (

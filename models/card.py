@@ -13,7 +13,7 @@ from typing import Any
 
 from models.checkpoint import CheckpointError
 from models.config import TransformerConfig
-from models.entry import Codec, ModelEntry
+from models.entry import BUNDLED, Codec, ModelEntry
 from models.policy import CachePolicy
 from models.registry import find
 from models.sampler import Sampler
@@ -21,7 +21,7 @@ from models.taehv import TaehvConfig
 from models.text_encoder import TextEncoderConfig
 from models.vae import VaeConfig
 
-__all__ = ["CARD", "card_of", "read_card"]
+__all__ = ["CARD", "card_of", "read_card", "shipped"]
 
 CARD = "card.json"
 
@@ -45,6 +45,16 @@ def card_of(entry: ModelEntry, codec: Codec | None = None) -> dict[str, Any]:
         "fps": entry.fps,
         "example_prompts": list(entry.example_prompts),
     }
+
+
+def shipped(entry: ModelEntry) -> ModelEntry:
+    """Return the entry as the card beside its weights has it, where they come with the program.
+
+    Raises:
+        CheckpointError: the card is damaged.
+    """
+    card = BUNDLED / entry.name / CARD
+    return read_card(card) if entry.bundled and card.is_file() else entry
 
 
 def read_card(path: Path) -> ModelEntry:

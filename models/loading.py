@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.backend import Kernels
-from models.card import CARD, read_card
+from models.card import CARD, read_card, shipped
 from models.checkpoint import (
     CheckpointError,
     LoraUpdate,
@@ -91,7 +91,7 @@ def load_model(
     """
     if random_weights:
         return random_model(
-            find(name_or_path),
+            shipped(find(name_or_path)),
             device=device,
             dtype=dtype,
             codec=codec,

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from models.config import TransformerConfig
 from models.entry import Checkpoint, Codec, Lora, ModelEntry, RemoteFile
-from models.needs import Needs, describe, needs
 from models.policy import CachePolicy
 from models.sampler import Sampler
 from models.taehv import TaehvConfig
@@ -21,12 +20,8 @@ __all__ = [
     "LONGTAKE_TINY",
     "WAN_1_3B",
     "WAN_14B",
-    "ModelEntry",
-    "Needs",
-    "describe",
     "find",
     "names",
-    "needs",
 ]
 
 WAN_1_3B = TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30)

@@ -41,6 +41,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def models(words: Sequence[str]) -> int:
     """List the models that can be served and what each needs."""
+    from models.card import shipped
     from models.needs import describe
     from models.registry import ENTRIES
     from server.worker.build import CannotServe, cache_dir, choose_device, device_bytes
@@ -56,7 +57,7 @@ def models(words: Sequence[str]) -> int:
     except (CannotServe, ValueError) as error:
         return _cannot(error)
     cache = cache_dir(options.data_dir)
-    found = [describe(entry, cache_dir=cache, device_bytes=room) for entry in chosen]
+    found = [describe(shipped(entry), cache_dir=cache, device_bytes=room) for entry in chosen]
     if options.json:
         _out(json.dumps(found, indent=1))
         return 0
@@ -91,7 +92,10 @@ def _lines(model: Mapping[str, Any], room: int) -> Iterator[str]:
         f"{_size(model['text_encoder_bytes'])}; a session {_size(model['kv_bytes_per_session'])} "
         f"of keys and values and {_size(model['decoder_state_bytes_per_session'])} of decoder state"
     )
-    yield f"    memory of {_size(room)} has room for {model['streams_that_fit']} streams"
+    yield (
+        f"    memory of {_size(room)} has room for {model['streams_that_fit']} streams; for how many "
+        "the device is fast enough is measured at start"
+    )
     yield f"    licence {model['licence']}: {model['licence_url']}"
 
 

@@ -24,9 +24,11 @@ from engine.followers import Followers, devices_from
 from engine.work_policy import WorkPolicy
 from kernels.select import Target, select
 from models.accelerate import accelerate
+from models.card import shipped
 from models.entry import ModelEntry
 from models.interface import LoadedModel
 from models.loading import load_model, locate
+from models.needs import needs
 from models.registry import find
 from server.catalogue import ModelCard
 from server.config import Settings
@@ -118,6 +120,7 @@ def build(settings: Settings, say: Say) -> Built:
     try:
         target = Target(device, dtype, entry.transformer.head_dim)
         kernels = select(target, settings.kernels)
+        _check_room(entry, settings, device, dtype)
         model = load_model(
             settings.model,
             device=device,
@@ -169,10 +172,39 @@ def build(settings: Settings, say: Say) -> Built:
     return Built(engine, card_of(model), named, fingerprint, listing, followers)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Return the memory of an accelerator that nobody holds, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return device_bytes(device)
+
+
+def _check_room(
+    entry: ModelEntry, settings: Settings, device: torch.device, dtype: torch.dtype
+) -> None:
+    """See before anything is loaded that weights and one stream fit on the device.
+
+    Raises:
+        ValueError: They do not.
+    """
+    need = needs(entry, element_bytes=dtype.itemsize, codec=settings.codec)
+    wanted = need.weights_bytes + need.session_bytes
+    if settings.text_device == "device":
+        wanted += need.text_bytes
+    free = free_bytes(device)
+    if wanted > free:
+        raise ValueError(
+            f"weights and one stream take {wanted / 1e9:.1f} GB in "
+            f"{str(dtype).removeprefix('torch.')} and {device} has {free / 1e9:.1f} GB free; stop "
+            "what else uses it, keep the text encoder on the CPU (--text-device cpu), or choose a "
+            "smaller model, codec or dtype"
+        )
+
+
 def _entry(settings: Settings) -> ModelEntry:
     """Return what the model will be, before it is loaded."""
     if settings.random_weights:
-        return find(settings.model)
+        return shipped(find(settings.model))
     entry, _, _ = locate(settings.model, cache_dir(settings.data_dir), settings.codec)
     return entry
 

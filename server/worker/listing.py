@@ -7,6 +7,7 @@ model may be fetched while another one is served. Loads nothing and knows no Red
 from pathlib import Path
 from typing import Any
 
+from models.card import shipped
 from models.entry import ModelEntry
 from models.interface import LoadedModel
 from models.needs import Needs, describe, needs
@@ -45,7 +46,8 @@ class ModelListing:
         """Return one description for each model; ``loaded`` marks the one that is served."""
         served = self._served.name
         return [
-            self._describe(self._served if known.name == served else known) for known in ENTRIES
+            self._describe(self._served if known.name == served else shipped(known))
+            for known in ENTRIES
         ]
 
     def _describe(self, entry: ModelEntry) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class ModelListing:
             text_on_device=self._text_on_device,
             need=need,
         )
-        if entry is not self._served:
+        if entry.name != self._served.name:
             return {**described, "loaded": False}
         # It may have come from a folder outside the cache, and its streams were measured.
         measured = {"streams_that_fit": self._streams_fit}

@@ -7,6 +7,8 @@ import torch
 
 import models.needs
 from models import registry
+from models.card import shipped
+from models.loading import load_model
 from models.needs import describe, needs, parameters
 from models.text_encoder import UMT5
 from models.train.recipes import tiny
@@ -153,6 +155,18 @@ def test_the_bundled_model_is_present_when_its_weights_are(tmp_path, monkeypatch
     after = describe(entry, cache_dir=tmp_path)
     assert after["present"]
     assert (before["disk_bytes"], after["disk_bytes"]) == (0, 10)
+
+
+def test_the_bundled_model_is_described_as_it_ships(tmp_path):
+    loaded = load_model("longtake-tiny", device="cpu", dtype=torch.float32)
+    said = describe(shipped(registry.LONGTAKE_TINY), cache_dir=tmp_path, element_bytes=4)
+    own = parameters(loaded.transformer) + parameters(loaded.codec)
+    # Folding changes how a codec's weights lie, not what they are; they count as in the file.
+    assert said["weights_bytes"] == pytest.approx(4 * own, rel=0.15)
+    assert said["example_prompts"] == list(loaded.entry.example_prompts)
+    drawn = load_model("longtake-tiny", device="cpu", dtype=torch.float32, random_weights=True)
+    assert drawn.entry.transformer == loaded.entry.transformer
+    assert shipped(registry.find("longlive-1.3b")) == registry.find("longlive-1.3b")
 
 
 def test_an_entry_whose_parts_do_not_fit_together_is_refused():

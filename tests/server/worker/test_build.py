@@ -38,7 +38,6 @@ def test_the_policy_s_steps_are_those_of_whoever_asks_for_none(folder: Path) -> 
     assert [one.list_models()[0]["steps"] for one in (exact, less)] == [4, 2]
     assert less.card.max_steps == exact.card.max_steps
     assert less.fingerprint == f"{exact.fingerprint}|steps=2"
-    assert less.engine.capacity().streams_free >= exact.engine.capacity().streams_free
     exact.close()
     less.close()
 
@@ -61,3 +60,37 @@ def test_what_was_built_ends_its_engine_s_threads(
 def test_a_policy_the_model_cannot_follow_is_one_sentence(folder: Path) -> None:
     with pytest.raises(CannotServe, match="it must hold both, so at least 6; enlarge the window"):
         built(folder, "window=4")
+
+
+def test_a_device_too_small_for_weights_and_one_stream_is_told_so_before_loading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is loaded")
+
+    monkeypatch.setattr("server.worker.build.free_bytes", lambda device: 10_000)
+    monkeypatch.setattr("server.worker.build.load_model", never)
+    with pytest.raises(CannotServe) as refused:
+        built(folder, "")
+    assert "GB in float32 and cpu has 0.0 GB free" in str(refused.value)
+    assert "--text-device cpu" in str(refused.value)
+
+
+def test_kernels_that_cannot_run_are_one_sentence(folder: Path) -> None:
+    settings = Settings(
+        model=str(folder), device="cpu", dtype="float32", data_dir=folder, kernels="cudnn"
+    )
+    with pytest.raises(CannotServe, match="it needs a CUDA device, this is cpu"):
+        build(settings, lambda line: None)
+
+
+def test_kernels_asked_for_by_name_are_the_engine_s(folder: Path) -> None:
+    said: list[str] = []
+    settings = Settings(
+        model=str(folder), device="cpu", dtype="float32", data_dir=folder, kernels="torch"
+    )
+    one = build(settings, said.append)
+    blocks = one.engine.model.transformer.blocks
+    assert {block._kernels.name for block in blocks} == {"torch"}
+    assert any(line.startswith("measured and warmed up in ") for line in said)
+    one.close()
