@@ -123,10 +123,11 @@ class _WaitingCollector:
 
     def collect(self) -> Iterable[Metric]:
         """Yield one family for streams and one for jobs."""
-        for kind, name, text in (
+        kinds: tuple[tuple[Kind, str, str], ...] = (
             ("live", "longtake_waiting_streams", "Live streams that no worker has taken"),
             ("job", "longtake_waiting_jobs", "Jobs that no worker has taken"),
-        ):
+        )
+        for kind, name, text in kinds:
             gauge = GaugeMetricFamily(name, text, labels=["model"])
             for model, depths in sorted(self._waiting.items()):
                 gauge.add_metric([model], depths[kind])

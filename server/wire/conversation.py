@@ -103,9 +103,10 @@ class Conversation:
                 message=f"frame {message.frame} was not sent; the last one sent is {self._sent_frame}; acknowledge a frame when it is shown",
                 param="frame",
             )
-        if isinstance(message, SessionStart | SessionResume):
-            resumes = isinstance(message, SessionResume)
-            self._known_chunk = message.after_chunk if resumes else _NONE_KNOWN
+        if isinstance(message, SessionResume):
+            self._known_chunk = message.after_chunk
+        elif isinstance(message, SessionStart):
+            self._known_chunk = _NONE_KNOWN
         return message
 
     def opened(self) -> None:
