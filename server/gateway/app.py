@@ -4,20 +4,26 @@ Stateless: everything it knows about streams and jobs is in the fabric.
 """
 
 import contextlib
+import functools
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.responses import Response, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import Counter
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.gateway import realtime, status, streams
 from server.gateway.context import Gateway
 from server.gateway.envelope import envelope, install
+from server.gateway.openapi import describe
 
 WEB = Path(__file__).resolve().parents[2] / "clients" / "web"
 """The page and player."""
@@ -101,13 +107,47 @@ def create_app(
         lifespan=lifespan,
     )
     install(app)
+    describe(app)
     for installer in installers:
         installer(app)
-    for routes in (realtime.router(gateway), streams.router(gateway), status.router(gateway)):
-        app.include_router(routes)
-    for routes in routers:
+    own = (realtime.router(gateway), streams.router(gateway), status.router(gateway))
+    for routes in (*own, *routers, realtime.elsewhere(gateway)):
+        answer_head(routes)
         app.include_router(routes)
     app.add_middleware(GateMiddleware, gateway=gateway)
+    if gateway.gate.origins:
+        # Outside of the gate: a browser asks first, and without the key.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=gateway.gate.origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("openai-poll-after-ms", "Retry-After", "Content-Range"),
+        )
     if web is not None and web.is_dir():
         app.mount("/", StaticFiles(directory=web, html=True), name="page")
     return app
+
+
+def answer_head(router: APIRouter) -> None:
+    """Answer HEAD wherever GET is answered; what would stream says its headers alone."""
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    answered = {route.path for route in routes if "HEAD" in route.methods}
+    for route in routes:
+        if "GET" in route.methods and route.path not in answered:
+            endpoint = _not_streaming(route.endpoint)
+            # Apart, since one operation of two methods has one id in /docs and makes it warn.
+            router.routes.append(
+                type(route)(route.path, endpoint, methods=["HEAD"], include_in_schema=False)
+            )
+
+
+def _not_streaming(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(endpoint)
+    async def answer(*args: Any, **kwargs: Any) -> Any:
+        made = await endpoint(*args, **kwargs)
+        if isinstance(made, StreamingResponse):
+            return Response(status_code=made.status_code, headers=made.headers)
+        return made
+
+    return answer

@@ -103,6 +103,7 @@ async def run_gateway(settings: Settings, listener: socket.socket) -> None:
         log_level="warning",
         timeout_graceful_shutdown=5,
     )
+    logging.getLogger("uvicorn.error").addFilter(not_a_refusal)
     server = _Server(config)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -117,6 +118,11 @@ async def run_gateway(settings: Settings, listener: socket.socket) -> None:
         server.should_exit = True
     told.cancel()
     await serving
+
+
+def not_a_refusal(record: logging.LogRecord) -> bool:
+    """Keep out of the log what uvicorn says of a WebSocket that was refused with an answer."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 async def _wait(event: asyncio.Event) -> None:

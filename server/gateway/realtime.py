@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from server.fabric.connection import FabricError
 from server.gateway.auth import Refusal
 from server.gateway.context import Gateway
-from server.gateway.envelope import envelope
+from server.gateway.envelope import RestError, envelope
 from server.gateway.opening import open_again, open_new
 from server.gateway.owner import CannotGoOn, Owner, TakenOver
 from server.tasks import end_tasks
@@ -25,6 +25,7 @@ from server.wire.messages_out import ErrorMessage, ServerMessage, SessionPong
 
 log = logging.getLogger(__name__)
 
+REALTIME = "/v1/realtime/video"
 CLOSE_NORMAL, CLOSE_RESTART, CLOSE_TIMEOUT, CLOSE_LOST = 1000, 1012, 4408, 4409
 
 
@@ -206,7 +207,7 @@ def router(gateway: Gateway) -> APIRouter:
     """Return the routes of the realtime protocol."""
     routes = APIRouter()
 
-    @routes.websocket("/v1/realtime/video")
+    @routes.websocket(REALTIME)
     async def realtime(socket: WebSocket) -> None:
         gate = gateway.gate
         refusal = gate.check_origin(socket.headers) or gate.check_key(
@@ -218,5 +219,24 @@ def router(gateway: Gateway) -> APIRouter:
             return
         await socket.accept()
         await Connection(gateway, socket).run()
+
+    @routes.get(REALTIME, include_in_schema=False)
+    async def not_upgraded() -> None:
+        """Say that this address is a WebSocket."""
+        message = f"{REALTIME} is a WebSocket; connect to it with ws:// or wss://"
+        raise RestError(426, "upgrade_required", message)
+
+    return routes
+
+
+def elsewhere(gateway: Gateway) -> APIRouter:
+    """Return the answer to WebSockets of any other address; to be asked last."""
+    routes = APIRouter()
+
+    @routes.websocket("/{path:path}")
+    async def nothing(socket: WebSocket, path: str) -> None:
+        gateway.metrics.errors.labels("not_found").inc()
+        message = f"no WebSocket at /{path[:80]}; the realtime protocol is at {REALTIME}"
+        await socket.send_denial_response(envelope(404, "not_found", message))
 
     return routes

@@ -36,6 +36,10 @@ def test_a_variable_holds_several_keys_apart_by_commas() -> None:
     assert _read(API_KEY="12345678,abcdefgh").api_keys == ("12345678", "abcdefgh")
 
 
+def test_origins_in_a_variable_are_parted_by_commas() -> None:
+    assert _read(ALLOW_ORIGIN="https://a, http://b:1").allow_origins == ("https://a", "http://b:1")
+
+
 def test_every_setting_survives_the_way_to_a_child() -> None:
     line = (
         "--role worker --host 127.0.0.1 --port 0 --model m --data-dir d --device cpu "
@@ -61,6 +65,8 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
         (("--host", "0.0.0.0"), "0.0.0.0", "--api-key"),
         (("--role", "gateway"), "gateway", "--redis-url"),
         (("--redis-url", "http://x"), "--redis-url", "redis://"),
+        (("--allow-origin", "foo"), "foo is no origin", "https://example.org"),
+        (("--allow-origin", "https://a/"), "https://a/ is no origin", "without a path"),
         (("--resume-grace", "-1"), "-1", "greater than 0"),
         (("--api-key", "short"), "--api-key", "longer"),
         (("--api-key", "longenough,andtwo"), "--api-key", "comma, which separates keys"),
