@@ -162,7 +162,7 @@ class Supervisor:
                 raise GivenUp(str(error)) from error
 
     async def _until_stopped(self) -> None:
-        stopped = asyncio.create_task(_wait(self._stopping))
+        stopped = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({stopped, *self._watching}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         for task in self._watching:
@@ -179,10 +179,6 @@ class Supervisor:
             await self._redis.stop()
         await end_tasks(*self._watching)
         self._say("stopped")
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 async def _snapshots(redis: Connection) -> dict[str, dict[str, Any]]:

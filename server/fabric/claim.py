@@ -5,7 +5,7 @@ compares that epoch first, so a worker that was only slow finds out and stops in
 twice. Three takeovers without progress between them make the record dead, with the reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.fabric import keys
@@ -16,7 +16,7 @@ RENEW_S = 2.0
 """How often an owner renews its claim."""
 MAX_TAKEOVERS = 3
 """Takeovers without progress after which a record is dead."""
-FINAL_STATES = ("done", "completed", "failed", "cancelled", "deleted", "dead")
+FINAL_STATES = ("done", "completed", "failed", "cancelled", "dead")
 """States of a record in which its ticket is dropped."""
 
 _CLAIM = Script(
@@ -193,9 +193,7 @@ class Claim:
         return bool(await self._redis.run(_FINISH, (self.record, self.ticket.queue), args))
 
 
-async def claim(
-    redis: Connection, ticket: Ticket, worker: str, *, final: Sequence[str] = FINAL_STATES
-) -> Claim | Dropped | Dead:
+async def claim(redis: Connection, ticket: Ticket, worker: str) -> Claim | Dropped | Dead:
     """Take ownership of a ticket's record under the next epoch."""
     record = keys.record(ticket.kind, ticket.subject)
     outcome, value = await redis.run(
@@ -210,7 +208,7 @@ async def claim(
             ticket.kind,
             ticket.subject,
             ticket.model,
-            *final,
+            *FINAL_STATES,
         ),
     )
     if outcome == b"claimed":

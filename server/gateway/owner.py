@@ -108,9 +108,7 @@ class Owner:
         """Carry out one message of the client."""
         match message:
             case said.PlaybackAck():
-                await self._control(
-                    {"type": "ack", "frame": message.frame, "hidden": message.hidden}
-                )
+                await self._control({"type": "ack", "frame": message.frame})
             case said.SessionInteraction():
                 await self._interact(message.interaction)
             case said.SessionPause():

@@ -30,11 +30,11 @@ from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
 from server.images import pixels
 from server.jobs.models import JobRequest
-from server.jobs.record import JobError
+from server.jobs.record import JobError, JobRecord
 from server.jobs.recorder import MakeEncoder, Recorder
 from server.jobs.resume import EVERY_S, ResumePoints
 from server.jobs.segments import START_IMAGE, JobFolder
-from server.jobs.store import Begun, JobStore
+from server.jobs.store import JobStore
 from server.media.encoder import ChunkEncoder
 from server.tasks import end_tasks, in_executor
 
@@ -203,9 +203,9 @@ class _Run:
             message = f"A fault of the server ({type(error).__name__}); its log has more."
             await store.fail(self._claim, JobError("internal_error", message))
 
-    async def _generate(self, begun: Begun, recorder: Recorder, fingerprint: str) -> None:
-        request, store = begun.job.request, self._parts.store
-        recorder.start = begun.job.frames_committed
+    async def _generate(self, job: JobRecord, recorder: Recorder, fingerprint: str) -> None:
+        request, store = job.request, self._parts.store
+        recorder.start = job.frames_committed
         points = ResumePoints(self._folder, fingerprint, time.monotonic, self._parts.state_every_s)
         if recorder.start < request.num_frames:
             events = _Events()

@@ -62,14 +62,6 @@ class NotCreated:
     reason: Literal["full", "key_reused"]
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A claimed job, ready to be worked on from ``segments`` on."""
-
-    job: JobRecord
-    segments: tuple[Segment, ...]
-
-
 def new_job_id(number: int) -> str:
     """Return an id that sorts by creation and cannot be guessed from another."""
     return f"video_{number:010x}{secrets.token_hex(8)}"
@@ -224,8 +216,8 @@ class JobStore:
         reply = await self._redis.do(*words, "STREAMS", keys.events(job_id), f"{after}-0")
         return [_event(i, fields) for _, entries in reply or () for i, fields in entries]
 
-    async def begin(self, claim: Claim, fingerprint: str) -> Begun | None:
-        """Start or go on with a claimed job.
+    async def begin(self, claim: Claim, fingerprint: str) -> JobRecord | None:
+        """Start or go on with a claimed job; return it as it is then.
 
         Segments made under another ``fingerprint`` (model, device, dtype, encoder) would not
         continue seamlessly, so they are dropped and the job starts over.
@@ -239,8 +231,7 @@ class JobStore:
             (claim.record, keys.segments(job_id), keys.events(job_id)),
             (claim.epoch, self._clock(), fingerprint),
         )
-        job = await self.get(job_id) if ours else None
-        return None if job is None else Begun(job, await self.segments(job_id))
+        return await self.get(job_id) if ours else None
 
     async def advance(self, claim: Claim, frames_done: int) -> bool:
         """Report generated frames; False when the work must stop: deleted, cancelled, taken."""

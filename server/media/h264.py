@@ -7,7 +7,6 @@ configuration record. It does not decode pictures and knows no container.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-NAL_IDR = 5
 NAL_SPS = 7
 NAL_PPS = 8
 NAL_AUD = 9
@@ -75,21 +74,6 @@ def annexb_to_avcc(stream: bytes) -> bytes:
         for unit in split_annexb(stream)
         if nal_type(unit) not in (NAL_SPS, NAL_PPS, NAL_AUD)
     )
-
-
-def split_avcc(data: bytes) -> Iterator[bytes]:
-    """Yield the NAL units of one AVCC access unit.
-
-    Raises:
-        ValueError: A length points past the end.
-    """
-    at = 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        if at + 4 + size > len(data):
-            raise ValueError(f"NAL of {size} bytes at {at} of {len(data)}; the unit is cut short")
-        yield data[at + 4 : at + 4 + size]
-        at += 4 + size
 
 
 def avcc_record(sps: bytes, pps: bytes) -> bytes:

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from server.media.boxes import full_box, u32, u64
 from server.media.fmp4 import file_type, movie, timing
-from server.media.types import AccessUnit, CodecConfig
+from server.media.types import CodecConfig
 
 _MDAT_HEADER = 16
 
@@ -48,15 +48,3 @@ def header(
     # Every offset field has a fixed width, so a first try tells how long the front is.
     before = front(len(front(0)) + _MDAT_HEADER)
     return before + u32(1) + b"mdat" + u64(_MDAT_HEADER + sum(sizes))
-
-
-def whole_file(
-    config: CodecConfig,
-    width: int,
-    height: int,
-    fps: int | Fraction,
-    units: Sequence[AccessUnit],
-) -> bytes:
-    """Return a complete file holding ``units``."""
-    samples = [(len(unit.data), unit.keyframe) for unit in units]
-    return header(config, width, height, fps, samples) + b"".join(unit.data for unit in units)

@@ -103,7 +103,7 @@ class WorkerHost:
         if self._run_job is not None:
             loops.append(self._pull(job, self._room_jobs, self._serve_job))
         tasks = [asyncio.create_task(loop) for loop in loops]
-        draining = asyncio.create_task(_until(self._draining))
+        draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait({draining, *tasks}, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -124,7 +124,7 @@ class WorkerHost:
         room: Callable[[], bool],
         serve: Callable[[Ticket], Awaitable[None]],
     ) -> None:
-        """Take tickets of one queue, new ones first, silent owners' every two seconds."""
+        """Take tickets of one queue, new ones first, silent owners' once a second."""
         loop, worker_id = asyncio.get_running_loop(), self._settings.worker_id
         look_over_at = 0.0
         while True:
@@ -251,7 +251,3 @@ class WorkerHost:
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=10)
             await end_tasks(*late)
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()

@@ -36,8 +36,8 @@ from server.worker.steering import Steering
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 0.2
-"""How often presence and the clock's credit are looked at."""
+ASK_AGAIN_S = 0.2
+"""How long an engine without room is left alone."""
 OWN_CHANGE = "\0takeover"
 """Names the prompt change of a takeover; no receipt goes out for it."""
 ENDED_MS = 60_000
@@ -165,7 +165,7 @@ class LiveStream:
                 await self._finish("refused", 0, 0)
                 return None
             assert isinstance(answer, Wait)
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(ASK_AGAIN_S)
 
     async def _read(self, kept: KeptState | None = None) -> None:
         """Read from the record how to begin; a start image is decoded in a thread."""

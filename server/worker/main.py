@@ -68,7 +68,7 @@ async def _serve(
         HostSettings(worker_id, built.device), built.card, parts, jobs, built.list_models
     )
     serving = asyncio.create_task(host.run())
-    told = asyncio.create_task(_wait(stopping))
+    told = asyncio.create_task(stopping.wait())
     fit = bridge.capacity().streams_fit
     say(f"worker {worker_id} serves {built.card.name} on {built.device}; {room(fit)}")
     await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -77,7 +77,3 @@ async def _serve(
         host.drain()
     told.cancel()
     await serving
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()

@@ -1,13 +1,13 @@
-"""Pictures for the encoder tests: smooth gradients that move, and flat colours."""
+"""Pictures for the encoder tests, smooth gradients that move and flat colours; readers of results."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-from server.media import h264
+from server.media import h264, mp4
 from server.media.types import AccessUnit, CodecConfig
 
 DECODERS = {"h264": "h264", "vp8": "vp8", "av1": "libdav1d", "jpeg": "mjpeg"}
@@ -72,3 +72,19 @@ def parameter_sets(description: bytes) -> tuple[bytes, bytes]:
     pps_length = int.from_bytes(description[at : at + 2], "big")
     assert h264.nal_type(sps) == h264.NAL_SPS
     return sps, description[at + 2 : at + 2 + pps_length]
+
+
+def split_avcc(data: bytes) -> Iterator[bytes]:
+    """Yield the NAL units of one access unit with lengths in front."""
+    at = 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        assert end <= len(data), f"a NAL ends at {end} of {len(data)}"
+        yield data[at + 4 : end]
+        at = end
+
+
+def whole_file(config: CodecConfig, width: int, height: int, units: Sequence[AccessUnit]) -> bytes:
+    """A finished file of 16 pictures a second, as a job's folder writes it."""
+    samples = [(len(unit.data), unit.keyframe) for unit in units]
+    return mp4.header(config, width, height, 16, samples) + b"".join(unit.data for unit in units)

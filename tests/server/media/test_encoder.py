@@ -6,8 +6,17 @@ import pytest
 from server.media import h264
 from server.media.encoder import ChunkEncoder, EncoderSettings
 from server.media.types import CODEC_NAMES, CodecName
-from tests.server.media.pictures import decode, flat, moving, parameter_sets, psnr, rgb
+from tests.server.media.pictures import (
+    decode,
+    flat,
+    moving,
+    parameter_sets,
+    psnr,
+    rgb,
+    split_avcc,
+)
 
+NAL_IDR = 5
 VIDEO: tuple[CodecName, ...] = ("h264", "vp8", "av1")
 
 codecs = pytest.mark.parametrize("codec", CODEC_NAMES)
@@ -101,9 +110,9 @@ def test_h264_units_carry_no_parameter_sets():
     with ChunkEncoder("h264", 64, 64, 16) as encoder:
         chunk = encoder.encode(moving(4, 64, 64), key=True)
         for unit in chunk.units:
-            kinds = {h264.nal_type(nal) for nal in h264.split_avcc(unit.data)}
+            kinds = {h264.nal_type(nal) for nal in split_avcc(unit.data)}
             assert not kinds & {h264.NAL_SPS, h264.NAL_PPS}
-            assert (h264.NAL_IDR in kinds) == unit.keyframe
+            assert (NAL_IDR in kinds) == unit.keyframe
 
 
 @codecs

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.media import fmp4, mp4
+from server.media import fmp4
 from server.media.boxes import find_box, iter_boxes
 from server.media.encoder import ChunkEncoder
 from server.media.types import AccessUnit, CodecConfig
-from tests.server.media.pictures import moving, psnr, rgb
+from tests.server.media.pictures import moving, psnr, rgb, whole_file
 
 CONFIG = CodecConfig("h264", "avc1.42c01e", bytes.fromhex("0142c01effe1"), 160, 96)
 units = st.lists(
@@ -82,7 +82,7 @@ def test_ffprobe_has_nothing_to_complain_about(tmp_path):
     flat = [unit for chunk in chunks for unit in chunk]
     for name, data in (
         ("fragments.mp4", stream(config, chunks)),
-        ("whole.mp4", mp4.whole_file(config, 160, 96, 16, flat)),
+        ("whole.mp4", whole_file(config, 160, 96, flat)),
     ):
         path = tmp_path / name
         path.write_bytes(data)

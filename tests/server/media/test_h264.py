@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.media import h264
+from tests.server.media.pictures import split_avcc
 
 # x264 high profile 160x96, BT.709 tagged, as FFmpeg gives it; and a baseline 1920x1080 set with
 # cropping, written out by hand from section 7.3.2.1.1.
@@ -117,7 +118,7 @@ def test_start_codes_become_lengths(units, long_codes):
     code = b"\x00\x00\x00\x01" if long_codes else b"\x00\x00\x01"
     stream = b"".join(code + unit for unit in units)
     assert list(h264.split_annexb(stream)) == units
-    assert list(h264.split_avcc(h264.annexb_to_avcc(stream))) == units
+    assert list(split_avcc(h264.annexb_to_avcc(stream))) == units
 
 
 def test_parameter_sets_and_delimiters_are_left_out():
@@ -125,11 +126,6 @@ def test_parameter_sets_and_delimiters_are_left_out():
         b"\x00\x00\x00\x01" + nal for nal in (b"\x09\xf0", HIGH, b"\x68\xee", b"\x65a")
     )
     assert h264.annexb_to_avcc(stream) == b"\x00\x00\x00\x02\x65a"
-
-
-def test_a_length_past_the_end_is_refused():
-    with pytest.raises(ValueError, match="cut short"):
-        list(h264.split_avcc(b"\x00\x00\x00\x09\x65"))
 
 
 def test_the_record_is_the_golden_one():

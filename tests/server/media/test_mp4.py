@@ -10,7 +10,7 @@ from server.media import mp4
 from server.media.boxes import iter_boxes
 from server.media.encoder import ChunkEncoder
 from server.media.types import CodecConfig
-from tests.server.media.pictures import moving, psnr, rgb
+from tests.server.media.pictures import moving, psnr, rgb, whole_file
 
 CONFIG = CodecConfig("h264", "avc1.42c01e", bytes.fromhex("0142c01effe1"), 160, 96)
 
@@ -25,7 +25,7 @@ def test_a_whole_file_plays_and_seeks(codec):
             for unit in encoder.encode(frames[12 * k : 12 * k + 12], key=True).units
         ]
         config = encoder.config
-    with av.open(io.BytesIO(mp4.whole_file(config, 160, 96, 16, units))) as container:
+    with av.open(io.BytesIO(whole_file(config, 160, 96, units))) as container:
         video = container.streams.video[0]
         assert (video.frames, video.duration * video.time_base) == (48, 3)
         decoded = list(container.decode(video))
@@ -44,11 +44,3 @@ def test_the_header_counts_the_bytes_that_follow(samples):
     assert int.from_bytes(head[-8:], "big") == 16 + sum(size for size, _ in samples)
     boxes = [kind for kind, _, _ in iter_boxes(head[:-16])]
     assert boxes == ["ftyp", "moov"]
-
-
-def test_samples_can_be_appended_piece_by_piece():
-    with ChunkEncoder("h264", 64, 64, 16) as encoder:
-        units = encoder.encode(moving(6, 64, 64), key=True).units
-        samples = [(len(unit.data), unit.keyframe) for unit in units]
-        pieces = [mp4.header(encoder.config, 64, 64, 16, samples), *(unit.data for unit in units)]
-        assert b"".join(pieces) == mp4.whole_file(encoder.config, 64, 64, 16, units)
