@@ -46,13 +46,13 @@ from engine.work_policy import WorkPolicy
 from kernels.backend import Kernels, RunAttention
 from kernels.cudnn import CudnnAttention
 from kernels.fp8 import Fp8Linear
-from kernels.paged import make_plan
 from models.accelerate import accelerate
 from models.interface import LoadedModel
 from models.needs import build_codec
 from models.policy import CachePolicy
 from models.random_model import random_model
 from models.registry import find
+from tests.kernels.plans import make_plan
 
 SIZE = (832, 480)
 GRID, HW, HEADS, HEAD_DIM, WIDTH = (30, 52), 1560, 12, 128, 1536

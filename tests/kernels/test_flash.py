@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from kernels.backend import OracleAttention
 from kernels.flash import FlashAttention, find_flash, merge
-from kernels.paged import PagePlan, make_plan
+from kernels.paged import PagePlan
+from tests.kernels.plans import make_plan, over_tensors_of
 
 HW, HEADS, HEAD_DIM = 4, 2, 8
 
@@ -145,7 +146,7 @@ def test_a_plan_whose_tensors_changed_is_followed_as_a_captured_graph_must(
     before = plan_of([[2, 9, 7] if scattered else [2, 3, 4]], biased, unrotated)
     after = plan_of([[8, 1] if scattered else [8, 9]], biased, unrotated, width=3)
     expected = OracleAttention().paged(q, k, v, after)
-    replayed = flash.paged(q, k, v, before.with_tensors(after.tensors()))
+    replayed = flash.paged(q, k, v, over_tensors_of(before, after))
     torch.testing.assert_close(replayed, expected, atol=1e-5, rtol=1e-5)
 
 

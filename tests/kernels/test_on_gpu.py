@@ -11,8 +11,9 @@ from kernels.backend import Kernels, RunAttention, TorchKernels
 from kernels.cudnn import CudnnAttention
 from kernels.fp8 import Fp8Linear
 from kernels.fp8_attention import EmulatedFp8Attention, fp8_attention
-from kernels.paged import PagePlan, make_plan
+from kernels.paged import PagePlan
 from kernels.rope import rotate
+from tests.kernels.plans import make_plan
 from tests.kernels.triton_modules import DEVICE, gpu, load
 
 backend: Any = load("triton_backend")

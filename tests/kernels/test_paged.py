@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from kernels.attention import reference
 from kernels.backend import OracleAttention, RunAttention, TorchKernels
 from kernels.norm import rms_norm
-from kernels.paged import NO_PAGE, PagePlan, PageRun, make_plan, page_runs
+from kernels.paged import NO_PAGE, PagePlan, PageRun, page_runs
 from kernels.rope import rotate
+from tests.kernels.plans import make_plan
 
 CPU = torch.device("cpu")
 GRID = (2, 3)
@@ -67,9 +68,9 @@ def test_a_ring_that_fills_a_stretch_is_one_run_whatever_its_first_page() -> Non
     assert plan.contiguous
 
 
-def test_order_can_be_kept() -> None:
-    plan = plan_of(read=[(3, 4, 1)], keep_order=True)
-    assert plan.table.tolist() == [[3, 4, 1]]
+def test_pages_that_lie_apart_are_not_one_stretch() -> None:
+    plan = plan_of(rows=2, read=[(1, 2, 3, 4), (1, 3, 4)])
+    assert plan.runs[1] == (PageRun(1, 1), PageRun(3, 2))
     assert not plan.contiguous
 
 
@@ -77,14 +78,6 @@ def test_rows_of_different_length_share_a_table() -> None:
     plan = plan_of(rows=2, read=[(5,), (7, 8, 9)])
     assert plan.table.tolist() == [[5, 0, 0], [7, 8, 9]]
     assert plan.lengths.tolist() == [1, 3]
-
-
-def test_plan_reads_other_buffers_after_with_tensors() -> None:
-    plan = plan_of()
-    copies = {name: value.clone() for name, value in plan.tensors().items()}
-    other = plan.with_tensors(copies)
-    assert other.table is copies["table"]
-    assert other.runs == plan.runs
 
 
 @pytest.mark.parametrize("stored_rotated", [True, False])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.backend import TorchKernels
-from kernels.paged import make_plan
+from tests.kernels.plans import make_plan
 from tests.kernels.triton_modules import DEVICE, load
 
 backend: Any = load("triton_backend")
