@@ -84,7 +84,6 @@ def counted_errors(send: Send, errors: Counter) -> Send:
 def create_app(
     gateway: Gateway,
     routers: Sequence[APIRouter] = (),
-    installers: Sequence[Callable[[FastAPI], None]] = (),
     web: Path | None = WEB,
 ) -> FastAPI:
     """Build the application.
@@ -92,7 +91,6 @@ def create_app(
     Args:
         gateway: What the routes share; its connection is closed with the application.
         routers: More routes, such as those of jobs.
-        installers: Called with the application, for exception handlers of those routes.
         web: Folder of the page, mounted at ``/``; None for none.
     """
 
@@ -108,8 +106,6 @@ def create_app(
     )
     install(app)
     describe(app)
-    for installer in installers:
-        installer(app)
     own = (realtime.router(gateway), streams.router(gateway), status.router(gateway))
     for routes in (*own, *routers, realtime.elsewhere(gateway)):
         answer_head(routes)

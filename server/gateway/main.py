@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import secrets
 import signal
@@ -57,12 +58,27 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        reason = error.strerror or str(error)
+        reason = (error.strerror or str(error)).lower()
+        another = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         raise CannotListen(
-            f"{host} port {port} cannot be used ({reason.lower()}); give another --port"
+            f"{host} port {port} cannot be used ({reason}); give another {another}"
         ) from error
     listener.set_inheritable(True)
     return listener
+
+
+def inherit(variable: str, value: str) -> socket.socket:
+    """Return the socket that the supervisor bound and left open as number ``value``.
+
+    Raises:
+        CannotListen: There is none.
+    """
+    try:
+        return socket.socket(fileno=int(value))
+    except (ValueError, OSError) as error:
+        raise CannotListen(
+            f"{variable} {value} is no open socket; only the supervisor sets it, unset it"
+        ) from error
 
 
 def build_gateway(settings: Settings) -> Gateway:
@@ -110,7 +126,7 @@ async def run_gateway(settings: Settings, listener: socket.socket) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    told = asyncio.create_task(_wait(stopping))
+    told = asyncio.create_task(stopping.wait())
     await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         gateway.draining.set()
@@ -123,7 +139,3 @@ async def run_gateway(settings: Settings, listener: socket.socket) -> None:
 def not_a_refusal(record: logging.LogRecord) -> bool:
     """Keep out of the log what uvicorn says of a WebSocket that was refused with an answer."""
     return record.msg != "ASGI callable returned without completing handshake."
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()

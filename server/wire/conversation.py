@@ -114,10 +114,6 @@ class Conversation:
         assert self.phase is Phase.NEW, self.phase
         self.phase = Phase.WAITING
 
-    def refused(self) -> None:
-        """Note that an accepted start came to nothing; the client may try again."""
-        self.phase = Phase.NEW
-
     def sent(self, message: ServerMessage) -> None:
         """Note what went out."""
         if message.type == "video.start":

@@ -116,13 +116,6 @@ def test_after_a_resume_frames_of_the_connection_before_may_be_acknowledged() ->
     assert isinstance(talk.receive(_ack(105), 0.0), ErrorMessage)
 
 
-def test_a_refused_start_may_be_tried_again() -> None:
-    talk = _conversation()
-    talk.opened()
-    talk.refused()
-    assert isinstance(talk.receive(START, 0.0), SessionStart)
-
-
 def test_nothing_is_allowed_after_the_end() -> None:
     talk = _conversation()
     talk.opened()
