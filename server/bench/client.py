@@ -86,9 +86,22 @@ class BenchClient:
                 plan.url, compression=None, max_size=None, additional_headers=headers
             ) as socket:
                 await self._watch(socket)
-        except (OSError, ConnectionClosed, InvalidStatus, TimeoutError) as error:
-            self.seen.error = f"{type(error).__name__}: {error}"
+        except InvalidStatus as refused:
+            self.seen.error = _why(refused)
+        except TimeoutError:
+            self._note(f"nothing came for {QUIET_S:g} s")
+        except (OSError, ConnectionClosed) as error:
+            # What the server said before it closed is the better reason.
+            self._note(f"the connection ended: {error}")
+        if not self.seen.in_time:
+            self._note(
+                f"no chunk of {self._chunks} lies behind the warm-up of {plan.warmup_chunks}; watch "
+                "longer with --seconds, or lower --warmup-chunks"
+            )
         return self.seen
+
+    def _note(self, error: str) -> None:
+        self.seen.error = self.seen.error or error
 
     async def _watch(self, socket: ClientConnection) -> None:
         plan = self._plan
@@ -139,6 +152,9 @@ class BenchClient:
                     self.seen.applied_s.append(self._clock() - at)
             elif kind == "error":
                 self.seen.error = f"{message['code']}: {message['message']}"
+                if self._viewer is None and not message["retryable"]:
+                    # The server would wait for a better start.
+                    break
             elif kind == "session.done":
                 break
         if self._viewer is not None:
@@ -194,3 +210,13 @@ class BenchClient:
                 event = {"event_id": event_id, "event": {"prompt": prompt}}
                 message = {"type": "session.interaction", "interaction": event}
                 await socket.send(json.dumps(message))
+
+
+def _why(refused: InvalidStatus) -> str:
+    """Return the status of a handshake that was not accepted, and the server's sentence if any."""
+    response = refused.response
+    try:
+        error = json.loads(response.body)["error"]
+        return f"{response.status_code} {error['code']}: {error['message']}"
+    except (ValueError, LookupError, TypeError):
+        return f"the server answered {response.status_code} {response.reason_phrase}"

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from server.bench.client import BenchClient, Plan, Seen
@@ -22,6 +23,7 @@ PROMPTS = (
     "a white bird flying over the desert at sunset",
 )
 LOCAL_START_S = 300.0
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 class BenchError(Exception):
@@ -36,13 +38,16 @@ def main(words: Sequence[str]) -> int:
     except BenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    errors: list[str] = result["errors"]
     line = json.dumps(result)
     if options.json:
         sys.stdout.write(line + "\n")
     else:
         for key, value in result.items():
             sys.stdout.write(f"{key:22} {value}\n")
-    return 0 if not result["errors"] else 1
+    for error in dict.fromkeys(errors):
+        sys.stderr.write(f"error: {error}\n")
+    return 0 if not errors else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="With --local every other flag of `python -m server` may follow after `--`.",
     )
     add = parser.add_argument
-    add("--url", default="http://127.0.0.1:8000", help="the server's address")
+    add("--url", help=f"the server's address (default: {DEFAULT_URL})")
     add("--local", action="store_true", help="start a private server, measure it, stop it")
     add("--sessions", type=int, default=1, help="streams at the same time")
     add("--seconds", type=float, default=30.0, help="how long to watch each, from its first chunk")
@@ -68,16 +73,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _measure(options: argparse.Namespace) -> dict[str, object]:
+async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.sessions < 1 or options.seconds <= 0:
         raise BenchError("at least one session and more than 0 seconds are needed")
+    if options.local and options.url is not None:
+        raise BenchError("--local starts a server of its own; leave --url out, or --local")
+    if not options.local and options.server_flags:
+        seen = " ".join(options.server_flags)
+        raise BenchError(f"{seen}: flags of a server; they are only for one started with --local")
     if not options.local:
-        return await _run(options, options.url)
+        return await _run(options, options.url or DEFAULT_URL)
     async with _local_server(options) as url:
         return await _run(options, url)
 
 
-async def _run(options: argparse.Namespace, url: str) -> dict[str, object]:
+async def _run(options: argparse.Namespace, url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise BenchError(f"--url {url}; an address such as http://127.0.0.1:8000 is needed")

@@ -71,9 +71,9 @@ async def test_a_refused_measurement_says_why_and_fails(redis_server: RedisServe
         await until(served.context.cards)
         status, out, _ = await _bench("--url", served.http, "--seconds", "1", "--json")
         assert status == 1
-        assert "401" in json.loads(out)["errors"][0]
+        assert json.loads(out)["errors"][0].startswith("401 unauthorized: no API key; send Auth")
         words = ("--url", served.http, "--seconds", "0.5", "--api-key", "an api key", "--json")
-        status, out, err = await _bench(*words)
+        status, out, err = await _bench(*words, "--warmup-chunks", "0")
         assert (status, json.loads(out)["errors"]) == (0, []), err
 
 
@@ -101,6 +101,38 @@ async def test_a_local_measurement_touches_no_shared_redis(redis_server: RedisSe
     redis = Connection(redis_server.url)
     assert await redis.do("DBSIZE") == 0
     await redis.close()
+
+
+async def test_what_the_server_says_of_a_start_is_what_is_said(redis_server: RedisServer) -> None:
+    async with serving(redis_server.url) as served, asyncio.timeout(8):
+        status, out, err = await _bench("--url", served.http, "--model", "nope", "--json")
+    assert status == 1
+    (error,) = json.loads(out)["errors"]
+    assert error.startswith("model_not_found: ")
+    assert err.endswith(f"error: {error}\n")
+
+
+async def test_a_measurement_within_the_warm_up_fails_in_words(redis_server: RedisServer) -> None:
+    async with serving(redis_server.url) as served:
+        status, out, err = await _bench("--url", served.http, "--seconds", "0.2", "--json")
+    assert status == 1
+    assert "behind the warm-up of 6" in json.loads(out)["errors"][0]
+    assert "--warmup-chunks" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--local", "--url", "http://x"), "--local starts a server of its own"),
+        (("--url", "http://x", "--", "--device", "cpu"), "--device cpu: flags of a server"),
+    ],
+)
+async def test_flags_that_contradict_each_other_are_refused(
+    words: tuple[str, ...], sentence: str
+) -> None:
+    status, _, err = await _bench(*words)
+    assert status == 2
+    assert err.startswith(f"error: {sentence}")
 
 
 async def test_a_wrong_address_is_one_sentence() -> None:
