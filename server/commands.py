@@ -14,6 +14,7 @@ from typing import Any
 
 from models.registry import find
 from server.config import default_data_dir
+from server.fabric.workers import room
 
 CANNOT = 2
 
@@ -52,22 +53,22 @@ def models(words: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(words)
     try:
-        room = device_bytes(choose_device(options.device))
+        memory = device_bytes(choose_device(options.device))
         chosen = ENTRIES if options.name is None else (find(options.name),)
     except (CannotServe, ValueError) as error:
         return _cannot(error)
     cache = cache_dir(options.data_dir)
-    found = [describe(shipped(entry), cache_dir=cache, device_bytes=room) for entry in chosen]
+    found = [describe(shipped(entry), cache_dir=cache, device_bytes=memory) for entry in chosen]
     if options.json:
         _out(json.dumps(found, indent=1))
         return 0
     for model in found:
-        for line in _lines(model, room):
+        for line in _lines(model, memory):
             _out(line)
     return 0
 
 
-def _lines(model: Mapping[str, Any], room: int) -> Iterator[str]:
+def _lines(model: Mapping[str, Any], memory: int) -> Iterator[str]:
     """Say in words what ``models.needs.describe`` found; sizes in bfloat16."""
     yield f"{model['name']}: {model['title']}"
     starts = [
@@ -93,8 +94,8 @@ def _lines(model: Mapping[str, Any], room: int) -> Iterator[str]:
         f"of keys and values and {_size(model['decoder_state_bytes_per_session'])} of decoder state"
     )
     yield (
-        f"    memory of {_size(room)} has room for {model['streams_that_fit']} streams; for how many "
-        "the device is fast enough is measured at start"
+        f"    memory of {_size(memory)} has {room(model['streams_that_fit'])}; for how many the "
+        "device is fast enough is measured at start"
     )
     yield f"    licence {model['licence']}: {model['licence_url']}"
 

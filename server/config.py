@@ -7,6 +7,7 @@ nothing.
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,7 +60,7 @@ class Settings(BaseModel):
     model: Annotated[str, Field(min_length=1)] = "longtake-tiny"
     data_dir: Path = Path("data")
     redis_url: str | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     codec: str | None = None
     text_device: Literal["device", "cpu", "offload"] = "device"
@@ -75,8 +76,24 @@ class Settings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError("a Redis address begins with redis://, rediss:// or unix://")
+        try:
+            parts.port  # noqa: B018 - reading it is the check
+        except ValueError:
+            raise ValueError(
+                "the port of a Redis address is a number up to 65535, as in redis://HOST:6379/0"
+            ) from None
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError("allowed are auto, cpu, mps, cuda and one of several, such as cuda:1")
         return value
 
     @field_validator("policy")

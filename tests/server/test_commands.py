@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 import models.hub
+import models.needs
 import tests.models.damage as damaged
 from models import loading
 from models.registry import find, names
@@ -126,6 +127,16 @@ def test_the_bundled_model_needs_no_fetching(tmp_path, capsys, remote):
     status, out, _ = run(capsys, "fetch", "longtake-tiny", "--data-dir", tmp_path)
     assert status == 0
     assert "there is nothing to fetch" in out
+
+
+def test_one_stream_is_no_plural(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("models.needs.describe", _with_room_for(1, models.needs.describe))
+    _, out, _ = run(capsys, "models", LONGLIVE.name, "--data-dir", tmp_path)
+    assert " has room for 1 stream; " in out
+
+
+def _with_room_for(streams, describe):
+    return lambda *args, **named: {**describe(*args, **named), "streams_that_fit": streams}
 
 
 def test_convert_writes_a_folder_that_loads_and_shows_how_far_it_is(tmp_path, capsys):

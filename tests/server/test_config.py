@@ -57,7 +57,16 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
     [
         (("--port", "70000"), "70000", "65535"),
         (("--port", "http"), "http", "integer"),
-        (("--device", "tpu"), "tpu", "cpu"),
+        (
+            ("--device", "tpu"),
+            "--device tpu",
+            "allowed are auto, cpu, mps, cuda and one of several",
+        ),
+        (
+            ("--redis-url", "redis://h:notaport"),
+            "--redis-url",
+            "port of a Redis address is a number",
+        ),
         (("--text-device", "disk"), "--text-device disk", "'device', 'cpu' or 'offload'"),
         (("--policy", "window=9,faster"), "'faster'", "keep-pages=N, linear=fp8 and attention=fp8"),
         (("--tensor-devices", "0"), "--tensor-devices 0", "greater than or equal to 1"),
