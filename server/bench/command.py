@@ -45,8 +45,8 @@ def main(words: Sequence[str]) -> int:
     else:
         for key, value in result.items():
             sys.stdout.write(f"{key:22} {value}\n")
-    for error in dict.fromkeys(errors):
-        sys.stderr.write(f"error: {error}\n")
+    for seen in dict.fromkeys(errors):
+        sys.stderr.write(f"error: {seen}\n")
     return 0 if not errors else 1
 
 

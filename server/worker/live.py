@@ -26,9 +26,10 @@ from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
 from server.fabric.record import forget_session, read_record
 from server.fabric.streams import read_entries
-from server.tasks import end_tasks, in_executor
+from server.tasks import end_tasks
 from server.worker.encoders import Encoders
-from server.worker.kept import COST_SHARE, MAX_BYTES, KeptState, KeptStates
+from server.worker.keeper import Keeper
+from server.worker.kept import KeptState
 from server.worker.output import Fenced, Output
 from server.worker.parts import LiveParts
 from server.worker.start import Beginning, beginning, engine_id
@@ -115,7 +116,8 @@ class LiveStream:
             assert self._steering is not None, "opened together with the output"
             helpers += [self._task(self._steering.obey()), self._task(self._steering.watch())]
             if parts.states is not None:
-                helpers.append(self._task(self._keep(parts.states, output)))
+                keeper = Keeper(parts, self.session_id, self._begin, output, self._steering)
+                helpers.append(self._task(keeper.run(parts.states)))
             main = asyncio.create_task(output.run())
             try:
                 await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
@@ -179,31 +181,6 @@ class LiveStream:
         if states is not None and self._begin.goes_on:
             kept = await asyncio.to_thread(states.read, self.session_id)
             await self._read(kept)
-
-    async def _keep(self, states: KeptStates, output: Output) -> None:
-        """Keep the engine's state every few seconds while the stream gets on."""
-        assert self._steering is not None, "opened together with the output"
-        clock = self._parts.clock
-        kept_at, pause_s = output.chunks, states.keep_s
-        while True:
-            await asyncio.sleep(pause_s)
-            if output.chunks == kept_at:
-                continue
-            began, kept_at, prompts = clock(), output.chunks, self._steering.prompts
-            data = await self._parts.bridge.snapshot(self._engine_id)
-            if data is None or len(data) > MAX_BYTES:
-                break
-            # The engine is ahead of what viewers have; a state from there would skip pictures.
-            await output.reached(output.made)
-            state = KeptState(self._begin.offset, prompts, data)
-            try:
-                await in_executor(self._parts.executor, states.write, self.session_id, state)
-            except OSError as error:
-                # A full disk costs a takeover its smooth beginning, not the viewers their stream.
-                log.warning("stream %s: its state was not kept: %s", self.session_id, error)
-            pause_s = max(states.keep_s, (clock() - began) / COST_SHARE)
-        # Nothing more to keep; a task that ended would count as the stream's end.
-        await asyncio.Event().wait()
 
     async def _over_before_start(self) -> str | None:
         """Return why a stream that has not begun should not begin, if so."""
