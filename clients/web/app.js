@@ -10,6 +10,7 @@ const query = new URLSearchParams(location.search);
 const FIRST = "start";
 const GLOW_MS = 1000;
 const EXAMPLES_SHOWN = 6;
+const MODELS_AGAIN_MS = 2000;
 
 const panel = new Panel({
   fps: $("stat-fps"),
@@ -23,19 +24,23 @@ const takes = new Takes($("takes"), $("takes-empty"));
 
 let stream = null;
 let models = [];
+let modelsAsk = null;
 let examples = [];
 let apiKey = sessionStorage.getItem("longtake-key");
 let lastSeed = null;
 
 // What the server offers -------------------------------------------------------------------------
 
+/** Ask which models there are, again and again until one is served. */
 async function loadModels() {
+  clearTimeout(modelsAsk);
   const headers = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
   let response;
   try {
     response = await fetch(new URL("v1/models", document.baseURI), { headers });
   } catch {
     $("server").textContent = "The server does not answer";
+    modelsAsk = setTimeout(loadModels, MODELS_AGAIN_MS);
     return;
   }
   if (response.status === 401) {
@@ -44,6 +49,7 @@ async function loadModels() {
   }
   if (!response.ok) {
     $("server").textContent = `The server answered ${response.status}`;
+    modelsAsk = setTimeout(loadModels, MODELS_AGAIN_MS);
     return;
   }
   const listed = (await response.json()).data ?? [];
@@ -53,6 +59,7 @@ async function loadModels() {
   select.replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   $("model-field").hidden = models.length < 2;
   showModel();
+  if (!models.length) modelsAsk = setTimeout(loadModels, MODELS_AGAIN_MS);
 }
 
 function chosenModel() {

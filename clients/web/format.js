@@ -66,8 +66,7 @@ export function endText(reason) {
   switch (reason) {
     case "stopped":
       return "Stopped.";
-    case "completed":
-    case "finished":
+    case "complete":
       return "That was the whole take.";
     default:
       return reason ? `The stream is over: ${String(reason).replaceAll("_", " ")}.` : "The stream is over.";

@@ -44,6 +44,7 @@ class Orders:
     queue_position: int | None = None
     room: threading.Event = field(default_factory=threading.Event)
     api_key: str | None = None
+    serving: bool = True
     forget_sessions: bool = False
     received: list = field(default_factory=list)
     sockets: list = field(default_factory=list)
@@ -224,7 +225,7 @@ def build(orders):
         entry = {
             "id": "synthetic",
             "object": "model",
-            "serving": True,
+            "serving": orders.serving,
             "sizes": [f"{WIDTH}x{HEIGHT}"],
             "fps": [FPS],
             "max_steps": 8,

@@ -395,6 +395,14 @@ def test_wrong_words_are_answered_in_a_sentence(capsys: pytest.CaptureFixture[st
         (["generate", "x", "--size", "big", "--out", "a.mp4"], "width x height"),
         (["--url", "nowhere", "job", "list"], "http://127.0.0.1:8000"),
         (["--url", "http://127.0.0.1:9", "job", "list"], "cannot be reached"),
+        (["job", "list", "--url", "nowhere"], "http://127.0.0.1:8000"),
+        (["watch", "x", "--url", "nowhere", "--out", "-"], "http://127.0.0.1:8000"),
+        (["generate", "x", "--at", "99=y", "--seconds", "3", "--out", "a.mp4"], "ends at 3 s"),
+        (["job", "create", "x", "--at", "8=y"], "ends at 8 s"),
+        (["generate", "x", "--seconds", "0", "--out", "a.mp4"], "--seconds 0; give a length above"),
+        (["job", "extend", "video", "--seconds", "-1"], "--seconds -1; give a length above"),
+        (["job", "create", "x", "--out", "/nonexist/x.mp4"], "no folder /nonexist; make it first"),
+        (["generate", "x", "--out", "/nonexist/x.mp4"], "no folder /nonexist; make it first"),
     ):
         assert main(words) == 1
         assert hint in capsys.readouterr().err

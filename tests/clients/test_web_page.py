@@ -134,6 +134,16 @@ def test_models_that_are_listed_but_not_served_are_not_offered(browser, orders):
         assert page.is_hidden("#model-field")
 
 
+def test_a_page_opened_before_the_worker_is_ready_finds_its_model_later(browser, orders):
+    orders.serving = False
+    with open_page(browser) as page:
+        page.goto(orders.url)
+        page.wait_for_selector('#server >> text="No model is being served yet"')
+        orders.serving = True
+        page.wait_for_selector('#server >> text="Model synthetic"')
+        page.wait_for_selector(".chip")
+
+
 def test_seed_and_steps_are_sent(browser, orders):
     with open_page(browser) as page:
         page.goto(orders.url)

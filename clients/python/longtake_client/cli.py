@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -28,33 +29,46 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("LONGTAKE_API_KEY"),
         help="better given as the variable LONGTAKE_API_KEY",
     )
+    # The same behind the command; there only what is given counts.
+    server = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    server.add_argument("--url")
+    server.add_argument("--api-key")
+    again = [server]
     commands = top.add_subparsers(dest="command", required=True)
 
     live = commands.add_parser(
-        "watch", help="watch a live stream; each line you type becomes the new prompt"
+        "watch",
+        help="watch a live stream; each line you type becomes the new prompt",
+        parents=again,
     )
     _generation(live)
     live.add_argument("--seconds", type=float, help="stop after this much video")
     live.add_argument("--out", help="file to write, or - for standard output; else ffplay opens")
 
-    clip = commands.add_parser("generate", help="generate a clip as fast as it goes")
+    clip = commands.add_parser(
+        "generate",
+        help="generate a clip as fast as it goes, with --at as fast as it plays",
+        parents=again,
+    )
     _generation(clip)
     clip.add_argument("--seconds", type=float, default=8.0)
     clip.add_argument("--out", required=True, help="MP4 file to write")
 
     job = commands.add_parser("job", help="video jobs that go on without you")
     verbs = job.add_subparsers(dest="verb", required=True)
-    create = verbs.add_parser("create", help="queue a job")
+    create = verbs.add_parser("create", help="queue a job", parents=again)
     _generation(create)
     create.add_argument("--seconds", type=float, default=8.0)
     create.add_argument("--image", help="PNG, JPEG or WebP file to start from")
     create.add_argument("--out", help="wait and download to this file")
-    longer = verbs.add_parser("extend", help="queue a longer version of a finished video")
+    longer = verbs.add_parser(
+        "extend", help="queue a longer version of a finished video", parents=again
+    )
     longer.add_argument("id")
     longer.add_argument("--seconds", type=float, default=4.0, help="how much is added")
     longer.add_argument("--prompt", help="what the new part shows; else the last prompt goes on")
     longer.add_argument("--out", help="wait and download to this file")
-    verbs.add_parser("list", help="list jobs, newest first")
+    verbs.add_parser("list", help="list jobs, newest first", parents=again)
     for verb, what in (
         ("show", "print a job's state"),
         ("wait", "wait until a job has ended"),
@@ -62,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         ("delete", "delete a job and its files"),
         ("download", "download a finished video"),
     ):
-        one = verbs.add_parser(verb, help=what)
+        one = verbs.add_parser(verb, help=what, parents=again)
         one.add_argument("id")
         if verb == "download":
             one.add_argument("--out", required=True)
@@ -100,6 +114,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 async def _run(asked: argparse.Namespace) -> int:
+    _check(asked)
     async with Client(asked.url, api_key=asked.api_key) as client:
         if asked.command == "job":
             return await _JOB_VERBS[asked.verb](client, asked)
@@ -115,6 +130,22 @@ async def _run(asked: argparse.Namespace) -> int:
         else:
             await generate(client, asked.prompt, choices, later, asked.seconds, Path(asked.out))
         return 0
+
+
+def _check(asked: argparse.Namespace) -> None:
+    """Refuse what can never be, before anything is asked of the server."""
+    seconds: float | None = getattr(asked, "seconds", None)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds {seconds:g}; give a length above 0")
+    for at_s, prompt in _later(getattr(asked, "at", ())):
+        if seconds is not None and at_s >= seconds:
+            raise UsageError(
+                f"--at {at_s:g}={prompt}: the video ends at {seconds:g} s; give an earlier time or "
+                "more --seconds"
+            )
+    out: str | None = getattr(asked, "out", None)
+    if out is not None and out != "-" and not (folder := Path(out).absolute().parent).is_dir():
+        raise UsageError(f"--out {out}: there is no folder {folder}; make it first")
 
 
 async def _create(client: Client, asked: argparse.Namespace) -> int:

@@ -53,7 +53,8 @@ async def generate(
     """Write a clip of ``seconds`` to ``path``, which appears once it is whole.
 
     A change at T seconds is sent about two chunks before T; it shows from the next chunk not
-    yet started, which the receipt names. For exact times use a job.
+    yet started, which the receipt names; with changes the server makes the clip no faster than it
+    plays. For exact times use a job.
     """
     model = await _model(client, choices.get("model"))
     fps = int(model["fps"][0])

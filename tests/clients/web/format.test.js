@@ -20,6 +20,7 @@ test("every server error has a title, unknown ones too", () => {
 
 test("the end is told in words", () => {
   equal(endText("stopped"), "Stopped.");
+  equal(endText("complete"), "That was the whole take.");
   equal(endText("worker_lost"), "The stream is over: worker lost.");
   equal(endText(undefined), "The stream is over.");
 });
