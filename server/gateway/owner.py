@@ -19,6 +19,7 @@ from server.fabric.workers import is_alive
 from server.gateway.context import Gateway
 from server.gateway.notices import told_by
 from server.gateway.opening import Opened, withdraw
+from server.gateway.outage import CannotGoOn, Outage
 from server.gateway.reader import MediaReader, Notice, Skipped
 from server.gateway.wrap import Wrapper, stream_config
 from server.live import prompt_parts
@@ -42,18 +43,12 @@ SILENT_READS = 12
 """Reads without media after which the worker's health is looked at (3 s)."""
 TAKEN_READS = 6
 """Reads after which a stream that a worker has taken still counts as queued (1.5 s)."""
-GIVE_UP_S = 30.0
-"""How long Redis may stay away before the connection is ended."""
 
 Send = Callable[[ServerMessage, bytes | None], Awaitable[None]]
 
 
 class TakenOver(Exception):
     """Another connection resumed this stream."""
-
-
-class CannotGoOn(Exception):
-    """The stream cannot go on for this connection; its client has been told why."""
 
 
 class Owner:
@@ -76,6 +71,7 @@ class Owner:
         self._begin_again = opened.resumed_after is not None
         self._begin_after = opened.resumed_after
         self._owed: dict[str, int] = {}
+        self._outage = Outage(opened.session_id, send, gateway.clock)
         self._received_at: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -167,7 +163,6 @@ class Owner:
         """Pass on what comes; where Redis is away for a while, everything waits for it."""
         items: deque[ChunkEntry | Notice | Skipped] = deque()
         silent = 0
-        away_since: float | None = None
         while True:
             try:
                 await self._report()
@@ -182,10 +177,10 @@ class Owner:
                         return
                     items.popleft()
                     await self._report()
-                away_since = None
+                self._outage.over()
             except FabricError as error:
                 silent = 0
-                away_since = await self._without_fabric(away_since, error)
+                await self._outage.endure(error)
 
     async def _move(self) -> None:
         """Go to where this viewer begins or, having lost its decoder, begins again."""
@@ -304,20 +299,3 @@ class Owner:
                 message = "the worker of this stream does not answer; another one takes it over"
                 error = ErrorMessage(code="worker_lost", message=message, retryable=True)
                 await self._send(error, None)
-
-    async def _without_fabric(self, since: float | None, error: Exception) -> float:
-        """Tell the client once that Redis is away; end the stream when it stays away."""
-        now = self._gateway.clock()
-        if since is None:
-            log.warning("stream %s: Redis does not answer: %s", self.opened.session_id, error)
-            message = "the server cannot reach Redis at the moment; the stream goes on when it can"
-            sent = ErrorMessage(code="fabric_unavailable", message=message, retryable=True)
-            await self._send(sent, None)
-            return now
-        if now - since > GIVE_UP_S:
-            message = "the server could not reach Redis for half a minute; start a new stream"
-            sent = ErrorMessage(code="fabric_unavailable", message=message, fatal=True)
-            await self._send(sent, None)
-            raise CannotGoOn
-        await asyncio.sleep(BEAT_S)
-        return since

@@ -17,7 +17,8 @@ from server.gateway.auth import Refusal
 from server.gateway.context import Gateway
 from server.gateway.envelope import RestError, envelope
 from server.gateway.opening import open_again, open_new
-from server.gateway.owner import CannotGoOn, Owner, TakenOver
+from server.gateway.outage import CannotGoOn
+from server.gateway.owner import Owner, TakenOver
 from server.tasks import end_tasks
 from server.wire.conversation import Conversation, Phase
 from server.wire.messages_in import ClientMessage, SessionPing, SessionResume, SessionStart

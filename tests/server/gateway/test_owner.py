@@ -8,10 +8,11 @@ import pytest
 from server.fabric.connection import Connection, FabricError
 from server.fabric.record import create_record
 from server.fabric.streams import send_control, send_notice
-from server.gateway import owner
+from server.gateway import outage, owner
 from server.gateway.context import Gateway
 from server.gateway.opening import Opened
-from server.gateway.owner import CannotGoOn, Owner
+from server.gateway.outage import CannotGoOn
+from server.gateway.owner import Owner
 from server.live import LiveSpec
 from server.wire.messages_out import ServerMessage
 from tests.conftest import RedisServer
@@ -26,7 +27,7 @@ DONE = {"t": "done", "reason": "complete", "chunks": 0, "frames": 0}
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner, "READ_MS", 10)
-    monkeypatch.setattr(owner, "BEAT_S", 0.01)
+    monkeypatch.setattr(outage, "TRY_AGAIN_S", 0.01)
 
 
 def resumed(redis: Connection) -> tuple[Owner, list[ServerMessage]]:
@@ -67,7 +68,7 @@ async def test_a_resume_while_redis_is_away_waits_for_it(own_redis_server: Redis
 async def test_a_connection_ends_with_the_reason_when_redis_stays_away(
     own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner, "GIVE_UP_S", 0.05)
+    monkeypatch.setattr(outage, "GIVE_UP_S", 0.05)
     redis = Connection(own_redis_server.url, retries=0)
     own_redis_server.kill()
     viewer, told = resumed(redis)
