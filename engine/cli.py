@@ -209,7 +209,7 @@ def _engine(
     devices, batch = options.tensor_devices, min(options.batch, BATCH_SIZES[-1])
     config = EngineConfig(max_sessions=1, max_jobs=options.batch, max_batch=batch, devices=devices)
     # Clips run in the largest batch there is: there is nothing to measure.
-    costs = CostTable({1: 1.0, batch: 1.0}, 0.0, 0.0)
+    costs = CostTable({1: 1.0, batch: 1.0}, 0.0)
     sampler = model.entry.sampler
     own_steps = len(sampler.steps), len(sampler.first_chunk_steps or ())
     kernels = select(Target(model.device, model.dtype, model.entry.transformer.head_dim))

@@ -70,14 +70,12 @@ class MemoryPlan:
         pages: Of the pool, the null page included.
         extent_pages: Of one stream of the model's first size.
         decoder_bytes: For all decoders' states.
-        decoder_state_bytes: Of one stream of the model's first size.
     """
 
     page_tokens: int
     pages: int
     extent_pages: int
     decoder_bytes: int
-    decoder_state_bytes: int
 
 
 def plan_memory(model: LoadedModel, config: EngineConfig, free_bytes: int) -> MemoryPlan:
@@ -113,7 +111,7 @@ def plan_memory(model: LoadedModel, config: EngineConfig, free_bytes: int) -> Me
             f"{extent * page_bytes + decoder}; at most {config.memory_share:.0%} may be used; "
             "choose a smaller model or a device with more memory"
         )
-    return MemoryPlan(page_tokens, 1 + streams * extent, extent, streams * decoder, decoder)
+    return MemoryPlan(page_tokens, 1 + streams * extent, extent, streams * decoder)
 
 
 def free_memory(device: torch.device) -> int:

@@ -20,12 +20,10 @@ class CostTable:
     Attributes:
         pass_s: One network pass over a chunk, by batch size; 1 is always there.
         decode_s: Decoding one session's chunk.
-        recache_s: Rebuilding one session's window.
     """
 
     pass_s: dict[int, float]
     decode_s: float
-    recache_s: float
 
     def __post_init__(self) -> None:
         assert 1 in self.pass_s, f"batch sizes {sorted(self.pass_s)}; 1 must be measured"
@@ -61,17 +59,15 @@ class CostTable:
 def measure(
     one_pass: Callable[[int], None],
     decode: Callable[[], None],
-    recache: Callable[[], None],
     batches: Sequence[int],
     clock: Callable[[], float],
     repeats: int = 3,
 ) -> CostTable:
-    """Time the three operations.
+    """Time the two operations.
 
     Args:
         one_pass: Runs one pass for a batch of the given size to its end.
         decode: Decodes one chunk.
-        recache: Rebuilds one window.
         batches: Sizes to try, ascending from 1. After one that does not pay no larger one is
             tried: a device that is full does not become emptier.
         clock: Monotonic seconds.
@@ -88,11 +84,11 @@ def measure(
             times.append(clock() - start)
         return min(times)
 
-    decode_s, recache_s = fastest(decode), fastest(recache)
+    decode_s = fastest(decode)
     pass_s: dict[int, float] = {}
     for batch in batches:
         pass_s[batch] = fastest(lambda batch=batch: one_pass(batch))  # type: ignore[misc]
         shares = [seconds / size for size, seconds in pass_s.items()]
         if len(shares) > 1 and shares[-1] > WORTHWHILE * min(shares[:-1]):
             break
-    return CostTable(pass_s, decode_s, recache_s)
+    return CostTable(pass_s, decode_s)

@@ -34,7 +34,7 @@ def measure_costs(
     clock: Callable[[], float],
     warm_up_s: float = WARM_UP_S,
 ) -> CostTable:
-    """Run passes at every batch size that fits, a decode and a recache, with full windows.
+    """Run passes at every batch size that fits and a decode, with full windows.
 
     Where the generator is asynchronous whole chunks follow, for ``warm_up_s``: of every size, number
     of steps and batch that will be used, and a stream's last ones.
@@ -100,13 +100,12 @@ def measure_costs(
     def decode() -> None:
         pixels.decode(streams[0], drawn[:1]).result()
 
-    def recache() -> None:
+    try:
+        # Not timed, only made ready: the first one would keep a viewer's new prompt waiting.
         generator.recache(streams[0], prompt)
         wait()
-
-    try:
         batches = [size for size in (1, 2, 4, 8, 16, 32) if size <= len(streams)]
-        costs = measure(one_pass, decode, recache, batches, clock)
+        costs = measure(one_pass, decode, batches, clock)
         if generator.asynchronous:
             until = clock() + warm_up_s
             for hw, batch, steps, last in _wanted(costs, len(streams), entry.sampler, sizes):

@@ -6,7 +6,6 @@ It runs the model's codec with each stream's own state. It does not know what a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +69,3 @@ class Pixels:
         pixels = pixels.permute(0, 3, 1, 2)[None].to(self._dtype) / 127.5 - 1.0
         latents, _ = self._codec.encode(pixels, None)
         return latents.float()
-
-
-def state_bytes(state: Any) -> int:
-    """Return the bytes of a codec's state."""
-    return sum(tensor.nbytes for tensor in state or () if tensor is not None)

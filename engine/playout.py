@@ -80,7 +80,7 @@ class Playout:
         self._outstanding.append(self.generated)
 
     def made(self, frames: int, now: float, response_s: float) -> float | None:
-        """Note a finished chunk of ``frames``; one that was not started before starts here.
+        """Note a finished chunk of ``frames``, the oldest of those that were started.
 
         Args:
             frames: Pixel frames of the chunk.
@@ -93,8 +93,7 @@ class Playout:
         """
         deadline = self._runs_out(self._ready)
         self._ready += frames
-        if self._ready > self.generated:
-            self.start(frames)
+        assert self._ready <= self.generated, "a chunk is started before it is made"
         self._responses.append(response_s)
         self._lead = self._compute_lead()
         if not self._realtime:

@@ -70,7 +70,7 @@ class OnPromptChange:
         """See ``RecacheStrategy.plan``."""
         if not prompt_changed or stream.recent is None:
             return None
-        _, row = stream.table.recache(self.keep_sink)
+        row = stream.table.recache(self.keep_sink)
         return RecachePass(stream.newest(len(row.query_frames)), row, self.block_causal)
 
 

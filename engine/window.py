@@ -127,16 +127,13 @@ class PageTable:
             past=tuple(0 < i < first for i in order),
         )
 
-    def recache(self, keep_sink: bool) -> tuple[int, RowPages]:
+    def recache(self, keep_sink: bool) -> RowPages:
         """Describe one pass that rebuilds the window from its newest clean latents.
 
         The pass covers the newest ``capacity`` frames, or all of a younger stream. Once the sink
         has parted from them, either it stays as it is (``keep_sink``): then the first queries have
         no slot, their keys go to the null page and they attend to the old sink. Or the whole
         extent is handed to the newest frames, whose first become the sink.
-
-        Returns:
-            Number of the first frame of the pass, and its row.
         """
         count = min(self.capacity, self._next_frame)
         start = self._next_frame - count
@@ -151,7 +148,7 @@ class PageTable:
             write.extend(self._slots[slot])
         order = self._slot_order()
         first = start if self._rope == "absolute" else 0
-        return start, RowPages(
+        return RowPages(
             write=tuple(write),
             read=tuple(page for i in order for page in self._slots[self._held[i][1]]),
             query_frames=tuple(range(first, first + count)),

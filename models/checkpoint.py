@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ class Weights:
 
     tensors: Mapping[str, Tensor]
     source: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def plain_names(weights: Weights) -> Weights:
                 "allowed; write the checkpoint again"
             )
         tensors[plain] = tensor
-    return Weights(tensors, weights.source, weights.metadata)
+    return Weights(tensors, weights.source)
 
 
 def renamed(weights: Weights, rename: Callable[[str], str | None]) -> Weights:
@@ -107,7 +106,7 @@ def renamed(weights: Weights, rename: Callable[[str], str | None]) -> Weights:
     tensors: dict[str, Tensor] = {}
     for name, tensor in weights.tensors.items():
         tensors.setdefault(rename(name) or name, tensor)
-    return Weights(tensors, weights.source, weights.metadata)
+    return Weights(tensors, weights.source)
 
 
 def lora_updates(weights: Weights, alpha: float) -> dict[str, LoraUpdate]:
@@ -269,12 +268,11 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); fetch it again"
         ) from error
-    return Weights(tensors, str(path), metadata)
+    return Weights(tensors, str(path))
 
 
 def _read_sharded(path: Path) -> Weights:

@@ -88,11 +88,6 @@ class KVPool:
         """Tokens of a page."""
         return self.k.shape[2]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both tensors."""
-        return self.k.nbytes + self.v.nbytes
-
     @staticmethod
     def page_bytes(
         layers: int, page_tokens: int, heads: int, head_dim: int, dtype: torch.dtype

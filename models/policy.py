@@ -76,12 +76,6 @@ class CachePolicy:
         """Latent frames of a chunk of a stream that started without frames of its own."""
         return 1 if self.independent_first_frame and chunk_index == 0 else self.chunk_frames
 
-    def first_frame(self, chunk_index: int) -> int:
-        """Index in the stream of a chunk's first latent frame, under the same condition."""
-        if self.independent_first_frame and chunk_index > 0:
-            return 1 + (chunk_index - 1) * self.chunk_frames
-        return chunk_index * self.chunk_frames
-
     def attended(self, end_frame: int) -> tuple[int, ...]:
         """Frames that the chunk ending before ``end_frame`` attends to, itself included.
 

@@ -58,10 +58,6 @@ class TaehvConfig:
         widths = self.decoder_widths[:3]
         return 3 * height * width * sum(a * c for a, c in zip(areas, widths, strict=True))
 
-    def encoder_state_elements(self, height: int, width: int) -> int:
-        """Count the numbers one stream's encoder remembers (latent ``height`` x ``width``)."""
-        return 3 * height * width * self.encoder_width * (16 + 4 + 1)
-
 
 class Taehv(nn.Module):
     """Encoder and decoder with the published key names.

@@ -313,28 +313,6 @@ class WanVae(nn.Module):
         x = self.decoder.stream(self.conv2(x.to(self.conv2.weight.dtype)), stream)
         return x.transpose(1, 2), stream.memory()
 
-    def decode_from_zeros(self, latents: Tensor) -> tuple[Tensor, Memory]:
-        """Decode the first latents of a stream as Self-Forcing's demo does.
-
-        The demo starts from memories of zeros instead of none, so that its resamplers
-        do not skip the first frame, and then drops three frames. The result differs
-        from ``decode`` for ten frames or more; it exists to reproduce that demo.
-
-        Args:
-            latents: ``[B, F, C, H, W]``, normalised model latents.
-
-        Returns:
-            Pixels ``[B, 4F - 3, 3, 8H, 8W]`` in [-1, 1] and the state for ``decode``.
-        """
-        batch, _, _, h, w = latents.shape
-        pixels, memory = self.decode(latents, self.zero_state(batch, h, w))
-        return pixels[:, self.config.frames_to_trim :], memory
-
-    def zero_state(self, batch: int, height: int, width: int) -> Memory:
-        """Return decoder memories of zeros, which are not the same as a stream's start."""
-        shapes = decoder_state_shapes(self.config, height, width)
-        return tuple(self.conv2.weight.new_zeros(batch, *shape) for shape in shapes)
-
     def encode(self, pixels: Tensor, state: Memory | None = None) -> tuple[Tensor, Memory]:
         """Encode the next pixels of a stream.
 

@@ -27,7 +27,7 @@ from models.transformer import PromptKV
 SIZES = TransformerConfig(
     dim=8, ffn_dim=8, num_heads=1, num_layers=1, text_dim=192, text_len=48, freq_dim=8
 )
-COSTS = CostTable({1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08}, decode_s=0.005, recache_s=0.01)
+COSTS = CostTable({1: 0.01, 2: 0.02, 4: 0.04, 8: 0.08}, decode_s=0.005)
 
 
 class FakeNetwork:
@@ -137,7 +137,7 @@ def memory_for(model: LoadedModel, streams: int) -> MemoryPlan:
     rows, columns = model.entry.transformer.grid(height // 8, width // 8)
     extent = model.entry.cache.window_frames or 21
     state = model.codec.state_bytes(height, width)
-    return MemoryPlan(rows * columns, 1 + streams * extent, extent, streams * state, state)
+    return MemoryPlan(rows * columns, 1 + streams * extent, extent, streams * state)
 
 
 def network_of(engine: Engine) -> FakeNetwork:

@@ -170,7 +170,7 @@ class EngineStreams:
         model, make = prepare(model, less, TorchKernels())
         for owner, name in ((model.transformer, "forward"), (model.codec, "decode")):
             self._time(owner, name)
-        costs = CostTable({1: 1.0, **({batch: 0.9 * batch} if batch > 1 else {})}, 0.0, 0.0)
+        costs = CostTable({1: 1.0, **({batch: 0.9 * batch} if batch > 1 else {})}, 0.0)
         config = EngineConfig(max_sessions=streams, max_jobs=0, max_batch=batch, max_load=1e9)
         self.engine = Engine(model, config, time.perf_counter, costs, make_generator=make)
         self.streams, self.last = streams, {}

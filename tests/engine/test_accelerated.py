@@ -33,7 +33,7 @@ from models.sampler import Sampler
 from tests.fakes import tiny_test_entry
 from tests.fakes_engine import memory_for
 
-COSTS = CostTable({1: 0.01}, 0.001, 0.01)
+COSTS = CostTable({1: 0.01}, 0.001)
 CACHE = CachePolicy(9, 2, "window", recache="block_causal", keep_sink_on_recache=False)
 GUIDED = Sampler(fresh_noise=False, guidance=2.0)
 SPEC = StreamSpec(

@@ -23,7 +23,7 @@ from tests.fakes import tiny_test_entry
 from tests.fakes_engine import memory_for
 from tests.kernels.triton_modules import gpu
 
-COSTS = CostTable({1: 0.01, 2: 0.012, 4: 0.02}, 0.001, 0.01)
+COSTS = CostTable({1: 0.01, 2: 0.012, 4: 0.02}, 0.001)
 Shown = dict[tuple[str, int], torch.Tensor]
 
 

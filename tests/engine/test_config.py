@@ -18,10 +18,12 @@ def test_memory_is_planned_for_the_sessions_wanted_and_never_beyond_its_share():
     plan = plan_memory(model, config, 1 << 40)
     assert plan.page_tokens == 8
     assert plan.pages == 1 + 4 * 12
-    stream_bytes = 12 * 2 * 2 * 8 * 64 * 4 + plan.decoder_state_bytes
+    width, height = model.entry.sizes[0]
+    decoder_bytes = model.codec.state_bytes(height, width)
+    stream_bytes = 12 * 2 * 2 * 8 * 64 * 4 + decoder_bytes
     small = plan_memory(model, config, int(2.5 * stream_bytes / config.memory_share))
     assert small.pages == 1 + 2 * 12
-    assert small.decoder_bytes == 2 * plan.decoder_state_bytes
+    assert small.decoder_bytes == 2 * decoder_bytes
     with pytest.raises(ValueError, match="a stream takes"):
         plan_memory(model, config, stream_bytes)
 

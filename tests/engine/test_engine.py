@@ -40,7 +40,7 @@ from models.policy import CachePolicy
 from models.sampler import Sampler
 from tests.fakes_engine import COSTS, FakeText, fake_model, memory_for, network_of
 
-TOGETHER = CostTable({1: 0.01, 2: 0.011, 4: 0.012}, decode_s=0.001, recache_s=0.01)
+TOGETHER = CostTable({1: 0.01, 2: 0.011, 4: 0.012}, decode_s=0.001)
 
 
 def spec(name="s", prompt="a red ball", **changes):
@@ -319,7 +319,7 @@ def test_a_tick_that_raises_ends_its_sessions_with_a_reason_and_no_others(engine
 
 
 def test_overload_is_refused_at_the_door(clock):
-    slow = CostTable({1: 0.05}, decode_s=0.05, recache_s=0.1)  # 0.3 s a chunk of 0.75 s
+    slow = CostTable({1: 0.05}, decode_s=0.05)  # 0.3 s a chunk of 0.75 s
     engine = make_engine(clock, costs=slow, max_load=0.9)
     assert engine.capacity().streams_fit == 2
     assert isinstance(engine.admit(spec("a", pacing="realtime"), clock.now), Admitted)
@@ -334,7 +334,7 @@ def test_overload_is_refused_at_the_door(clock):
 
 
 def test_a_stream_alone_is_taken_by_a_device_that_is_too_slow_for_it(clock):
-    engine = make_engine(clock, costs=CostTable({1: 1.0}, 0.0, 0.0))
+    engine = make_engine(clock, costs=CostTable({1: 1.0}, 0.0))
     assert isinstance(engine.admit(spec(pacing="realtime"), clock.now), Admitted)
 
 

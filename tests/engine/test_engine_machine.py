@@ -33,7 +33,7 @@ from models.policy import CachePolicy
 from tests.fakes_engine import fake_model, memory_for, network_of
 
 POLICY = CachePolicy(6, 1, "window", recache="bidirectional")
-COSTS = CostTable({1: 0.02, 2: 0.03, 4: 0.05}, decode_s=0.005, recache_s=0.02)
+COSTS = CostTable({1: 0.02, 2: 0.03, 4: 0.05}, decode_s=0.005)
 FPS = 16.0
 
 

@@ -29,7 +29,7 @@ from tests.fakes_engine import memory_for
 from tests.kernels.triton_modules import gpu
 
 POLICY = CachePolicy(6, 1, "window", recache="bidirectional")
-COSTS = CostTable({1: 0.01, 2: 0.012}, 0.001, 0.01)
+COSTS = CostTable({1: 0.01, 2: 0.012}, 0.001)
 
 
 class Later(PendingFrames):
@@ -177,7 +177,7 @@ class SlowDevice(list[str]):
 
 def test_who_becomes_ready_while_a_first_picture_is_waited_for_goes_before_the_next_first_picture():
     device = SlowDevice()
-    costs = CostTable({1: 0.097, 2: 0.2}, 0.01, 0.1)
+    costs = CostTable({1: 0.097, 2: 0.2}, 0.01)
     engine = engine_of(device, clock=lambda: device.now, costs=costs, max_load=2.0)
     for name in ("s", "t"):
         assert isinstance(engine.admit(spec(name, frames=None, pacing="realtime"), 0.0), Admitted)
@@ -193,7 +193,7 @@ def test_who_becomes_ready_while_a_first_picture_is_waited_for_goes_before_the_n
 
 def test_a_device_faster_than_it_was_measured_is_not_taken_for_busier_with_every_chunk():
     device = SlowDevice()
-    costs = CostTable({1: 0.3}, 0.0, 0.1)  # 0.9 s a chunk, and 0.3 it is
+    costs = CostTable({1: 0.3}, 0.0)  # 0.9 s a chunk, and 0.3 it is
     engine = engine_of(device, clock=lambda: device.now, costs=costs)
     engine.admit(spec(frames=9 + 12 * 12), 0.0)
     busy = []

@@ -96,7 +96,7 @@ def spec(**changes: object) -> StreamSpec:
 
 
 def engine_of(followers: Followers | None = None, seed: int = 0) -> Engine:
-    costs, devices = CostTable({1: 0.01}, 0.001, 0.01), 1 if followers is None else 2
+    costs, devices = CostTable({1: 0.01}, 0.001), 1 if followers is None else 2
     config = EngineConfig(memory_share=0.01, max_sessions=2, devices=devices)
     model = tiny_test_model(seed)
     if followers is None:

@@ -135,3 +135,20 @@ def test_a_plain_loop_has_nothing_to_capture() -> None:
     started(model, pool, generator, 0.01)
     assert asked
     assert all(asked)
+
+
+def test_a_window_is_rebuilt_once_so_that_no_viewer_s_new_prompt_waits_for_a_first_time() -> None:
+    model, pool = model_and_pool()
+    entry, ahead = model.entry, Ahead()
+    generator = Generator(model.transformer, entry.transformer, entry.cache, pool, denoiser=ahead)
+    before_pass: list[int] = []
+    recache = generator.recache
+
+    def spied(stream, prompt, prompt_changed=True):
+        if prompt_changed:
+            before_pass.append(len(ahead.asked))
+        recache(stream, prompt, prompt_changed)
+
+    generator.recache = spied
+    started(model, pool, generator, 0.01)
+    assert before_pass == [0]

@@ -245,6 +245,6 @@ def test_prompts_of_a_batch_are_sent_once() -> None:
 
 def test_a_device_keeps_its_share_of_the_heads() -> None:
     whole, own = pool_of((4, 6)), pool_of((4, 6), Team(0, 2))
-    assert own.nbytes * 2 == whole.nbytes
+    assert own.k.nbytes * 2 == whole.k.nbytes
     assert own.k.shape[3] == 2
     assert own.exported_shape(3) == whole.exported_shape(3) == (2, 3, 6, 4, 12)

@@ -19,6 +19,12 @@ def realtime(expected_s=0.15):
     return Playout("realtime", FPS, 12, expected_s)
 
 
+def make(playout, frames, now, response_s):
+    """Make a chunk with no other one behind it."""
+    playout.start(frames)
+    return playout.made(frames, now, response_s)
+
+
 def test_the_lead_is_chunk_plus_p95_plus_four_frames():
     # A player that acknowledges every 4 frames did not stall with 22 frames of lead at 0.375 s,
     # 26 at 0.675 s and 18 at 0.15 s (16 fps; less stalled at every chunk).
@@ -31,7 +37,7 @@ def test_the_lead_is_chunk_plus_p95_plus_four_frames():
 def test_the_lead_follows_what_chunks_take():
     playout = realtime(0.1)
     for _ in range(40):
-        playout.made(12, 0.0, 0.5)
+        make(playout, 12, 0.0, 0.5)
     assert playout.lead_frames == 12 + 8 + 4
 
 
@@ -45,9 +51,9 @@ def test_the_first_chunk_needs_no_credit():
 
 def test_the_clock_plays_for_a_viewer_that_never_acknowledges():
     playout = realtime()
-    playout.made(9, 10.0, 0.2)
+    make(playout, 9, 10.0, 0.2)
     while may_run(playout, 10.0):
-        playout.made(12, 10.0, 0.2)
+        make(playout, 12, 10.0, 0.2)
     ahead = playout.generated
     assert ahead + 12 > playout.lead_frames
     due = playout.runnable_at(12)
@@ -58,9 +64,9 @@ def test_the_clock_plays_for_a_viewer_that_never_acknowledges():
 
 def test_an_acknowledging_viewer_that_falls_silent_stops_generation():
     playout = realtime()
-    playout.made(9, 0.0, 0.2)
+    make(playout, 9, 0.0, 0.2)
     playout.credit(0, 0.1)
-    playout.made(12, 0.2, 0.2)
+    make(playout, 12, 0.2, 0.2)
     assert playout.runnable_at(12) is None
     assert not may_run(playout, 1e9)
     playout.credit(20, 2.0)
@@ -69,14 +75,14 @@ def test_an_acknowledging_viewer_that_falls_silent_stops_generation():
 
 def test_credit_for_frames_not_made_counts_as_all_that_were():
     playout = realtime()
-    playout.made(9, 0.0, 0.2)
+    make(playout, 9, 0.0, 0.2)
     playout.credit(10**9, 1.0)
     assert playout.deadline() == 1.0
 
 
 def test_credit_never_goes_back():
     playout = realtime()
-    playout.made(9, 0.0, 0.2)
+    make(playout, 9, 0.0, 0.2)
     playout.credit(7, 1.0)
     before = playout.deadline()
     playout.credit(3, 2.0)
@@ -85,16 +91,16 @@ def test_credit_never_goes_back():
 
 def test_slack_is_media_left_and_negative_when_the_viewer_ran_dry():
     playout = realtime()
-    assert playout.made(16, 0.0, 0.2) is None
-    assert playout.made(16, 0.25, 0.2) == pytest.approx(0.75)
-    assert playout.made(16, 2.5, 0.2) == pytest.approx(-0.5)
+    assert make(playout, 16, 0.0, 0.2) is None
+    assert make(playout, 16, 0.25, 0.2) == pytest.approx(0.75)
+    assert make(playout, 16, 2.5, 0.2) == pytest.approx(-0.5)
     # It stood still for half a second, so it is dry at 3.5 s and not at 3.0 s.
     assert playout.deadline() == pytest.approx(3.5)
 
 
 def test_a_pause_stops_the_clock():
     playout = realtime()
-    playout.made(16, 0.0, 0.2)
+    make(playout, 16, 0.0, 0.2)
     playout.pause(0.5)
     assert playout.runnable_at(12) is None
     playout.play(10.5)
@@ -103,9 +109,9 @@ def test_a_pause_stops_the_clock():
 
 def test_a_pause_counts_from_the_acknowledgement_that_came_during_it():
     playout = realtime()
-    playout.made(9, 0.0, 0.2)
+    make(playout, 9, 0.0, 0.2)
     playout.credit(3, 0.4)
-    playout.made(12, 0.5, 0.2)
+    make(playout, 12, 0.5, 0.2)
     playout.pause(0.7)
     # Frames that were on their way are still shown; then the viewer stands still.
     playout.credit(20, 2.7)
@@ -116,7 +122,7 @@ def test_a_pause_counts_from_the_acknowledgement_that_came_during_it():
 
 def test_a_pause_moves_an_earlier_acknowledgement_by_its_whole_length():
     playout = realtime()
-    playout.made(9, 0.0, 0.2)
+    make(playout, 9, 0.0, 0.2)
     playout.credit(0, 0.5)
     playout.pause(0.7)
     playout.play(10.0)
@@ -125,9 +131,9 @@ def test_a_pause_moves_an_earlier_acknowledgement_by_its_whole_length():
 
 def test_asap_runs_two_chunks_ahead_of_what_was_taken():
     playout = Playout("asap", FPS, 12, 0.1)
-    playout.made(9, 0.0, 0.1)
+    make(playout, 9, 0.0, 0.1)
     assert may_run(playout, 0.0)
-    playout.made(12, 0.1, 0.1)
+    make(playout, 12, 0.1, 0.1)
     assert playout.runnable_at(12) is None
     playout.credit(7, 0.2)  # the first chunk not yet whole
     assert playout.runnable_at(12) is None
@@ -164,7 +170,7 @@ def test_a_device_that_is_fast_enough_never_stalls_its_viewer(g, ack_every, dela
             playout.credit(pending.pop(0)[1], now)
         if busy_until is not None and now >= busy_until:
             frames = 9 if playout.generated == 0 else 12
-            playout.made(frames, now, now - started)
+            make(playout, frames, now, now - started)
             if first_shown is None:
                 first_shown = now + 0.06
             busy_until = None
@@ -215,7 +221,7 @@ def test_steps_of_another_worker_are_taken_over_within_bounds(full, pinned, expe
 
 def test_a_chunk_that_is_being_made_takes_credit_and_gives_the_viewer_nothing_yet():
     playout = Playout("realtime", 16.0, 12, 0.2)
-    playout.made(9, 0.0, 0.2)
+    make(playout, 9, 0.0, 0.2)
     playout.credit(3, 0.1)
     playout.start(12)
     assert (playout.generated, playout.ready_frames) == (21, 9)

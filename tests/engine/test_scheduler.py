@@ -8,8 +8,8 @@ from engine.cost_table import CostTable, measure
 from engine.scheduler import PATIENCE_S, Candidate, schedule, urgency
 from engine.session import ChunkShape, Session
 
-SERIAL = CostTable({1: 0.1, 2: 0.2, 4: 0.4}, decode_s=0.01, recache_s=0.1)
-PARALLEL = CostTable({1: 0.1, 2: 0.11, 4: 0.12}, decode_s=0.01, recache_s=0.1)
+SERIAL = CostTable({1: 0.1, 2: 0.2, 4: 0.4}, decode_s=0.01)
+PARALLEL = CostTable({1: 0.1, 2: 0.11, 4: 0.12}, decode_s=0.01)
 
 
 def live(name, deadline=None, **changes):
@@ -58,7 +58,7 @@ def test_a_first_picture_comes_behind_those_who_would_stall_for_it_and_before_al
 
 
 def test_first_pictures_come_one_by_one_where_the_second_chunks_would_be_late_together():
-    costs = CostTable({1: 0.1, 2: 0.19}, decode_s=0.0, recache_s=0.0)
+    costs = CostTable({1: 0.1, 2: 0.19}, decode_s=0.0)
     assert pick([live("a"), live("b")], costs) == ("a",)
     longer = [live("a", media_s=2.0), live("b", media_s=2.0)]
     assert pick(longer, costs) == ("a", "b")
@@ -104,7 +104,7 @@ def watch(costs, arrivals, until_s, slower=1.0):
 
 def test_two_viewers_who_come_at_once_see_no_stall_where_one_takes_two_fifths_of_the_device():
     # Measured on an H200: 1.3B at 832x480.
-    costs = CostTable({1: 0.058, 2: 0.1115}, decode_s=0.0121, recache_s=0.1)
+    costs = CostTable({1: 0.058, 2: 0.1115}, decode_s=0.0121)
     slacks, waits = watch(costs, {"a": 0.0, "b": 0.0}, 120.0)
     assert len(slacks) > 300
     assert min(slacks) > -1e-9
@@ -113,14 +113,14 @@ def test_two_viewers_who_come_at_once_see_no_stall_where_one_takes_two_fifths_of
 
 @given(st.floats(0.03, 0.06), st.floats(1.9, 2.0))
 def test_two_viewers_who_come_at_once_never_stall_at_four_fifths_of_the_device(pass_s, double):
-    costs = CostTable({1: pass_s, 2: double * pass_s}, decode_s=0.01, recache_s=0.1)
+    costs = CostTable({1: pass_s, 2: double * pass_s}, decode_s=0.01)
     slacks, waits = watch(costs, {"a": 0.0, "b": 0.0}, 12.0)
     assert min(slacks) > -1e-9
     assert max(waits.values()) < 1.0
 
 
 def test_a_first_picture_waits_no_longer_than_patience_on_a_device_slower_than_it_was_measured():
-    costs = CostTable({1: 0.056}, decode_s=0.01, recache_s=0.1)
+    costs = CostTable({1: 0.056}, decode_s=0.01)
     for slower in (1.0, 1.5, 3.0):
         _, waits = watch(costs, {"a": 0.0, "b": 5.0}, 30.0, slower)
         assert waits["b"] < PATIENCE_S + 2 * slower * costs.chunk_s(1, 4)
@@ -157,7 +157,7 @@ def test_only_sessions_of_one_group_and_step_count_share_a_batch():
 
 
 def test_a_viewer_is_not_made_to_stall_for_a_fuller_batch():
-    costs = CostTable({1: 0.1, 2: 0.18, 4: 0.3}, decode_s=0.0, recache_s=0.0)
+    costs = CostTable({1: 0.1, 2: 0.18, 4: 0.3}, decode_s=0.0)
     crowd = [live("v", 0.6), *(asap(name) for name in "abc")]
     assert pick(crowd, costs) == ("v",)
     assert pick([replace(crowd[0], deadline=1.0), *crowd[1:]], costs) == ("v", "a")
@@ -219,18 +219,15 @@ def measured(*spent, batches=(1, 2, 4)):
         nonlocal now
         now += next(times)
 
-    return measure(work, work, work, batches, lambda: now)
+    return measure(work, work, batches, lambda: now)
 
 
 def test_the_cost_table_is_measured_with_a_clock_and_forgets_what_was_slow_by_chance():
-    table = measured(
-        *(0.01, 0.02, 0.02, 5.0), *(1.0,) * 4, *(9.0, 0.1, 5.0, 0.3), *(0.12,) * 4, *(0.2,) * 4
-    )
+    table = measured(*(0.01, 0.02, 0.02, 5.0), *(9.0, 0.1, 5.0, 0.3), *(0.12,) * 4, *(0.2,) * 4)
     assert {size: round(s, 9) for size, s in table.pass_s.items()} == {1: 0.1, 2: 0.12, 4: 0.2}
     assert round(table.decode_s, 9) == 0.02
-    assert round(table.recache_s, 9) == 1.0
 
 
 def test_no_larger_batch_is_measured_after_one_that_does_not_pay():
-    table = measured(*(0.02,) * 4, *(1.0,) * 4, *(0.1,) * 4, *(0.2,) * 4)
+    table = measured(*(0.02,) * 4, *(0.1,) * 4, *(0.2,) * 4)
     assert sorted(table.pass_s) == [1, 2]

@@ -23,7 +23,7 @@ from models.random_model import random_model
 from tests.fakes import tiny_test_entry
 from tests.fakes_engine import memory_for
 
-COSTS = CostTable({1: 0.01}, 0.001, 0.01)
+COSTS = CostTable({1: 0.01}, 0.001)
 
 
 def model_with(policy):

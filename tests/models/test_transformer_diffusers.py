@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.config import TransformerConfig
-from models.names import to_diffusers
+from tests.models.diffusers_names import to_diffusers
 from tests.models.wan_weights import random_transformer
 from tests.parity.forward import full_pass
 

@@ -7,7 +7,9 @@ chunks of 3.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,11 +17,37 @@ from torch import Tensor
 
 from kernels import rope
 from models import masks
+from models.config import TransformerConfig
 from models.kv import BlockCausalKV
-from models.names import config_from_wan
 from models.transformer import CausalWan, PromptKV, sinusoid
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
+
+
+def config_from_wan(raw: Mapping[str, Any]) -> TransformerConfig:
+    """Read the ``config.json`` of an original Wan release.
+
+    Raises:
+        ValueError: a setting that every model of the family shares has another value.
+    """
+    for key in ("qk_norm", "cross_attn_norm"):
+        if not raw.get(key, True):
+            raise ValueError(f"{key} is false; this network always has it; use another model")
+    image = raw.get("model_type", "t2v") == "i2v"
+    return TransformerConfig(
+        dim=raw["dim"],
+        ffn_dim=raw["ffn_dim"],
+        num_heads=raw["num_heads"],
+        num_layers=raw["num_layers"],
+        in_channels=raw.get("in_dim", 16),
+        out_channels=raw.get("out_dim", 16),
+        text_dim=raw.get("text_dim", 4096),
+        text_len=raw.get("text_len", 512),
+        freq_dim=raw.get("freq_dim", 256),
+        patch=tuple(raw.get("patch_size", (1, 2, 2))),
+        eps=raw.get("eps", 1e-6),
+        image_dim=raw.get("clip_dim", 1280) if image else None,
+    )
 
 
 def load_transformer(folder: Path, dtype: torch.dtype) -> CausalWan:

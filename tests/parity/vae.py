@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.vae import VaeConfig, WanVae
+from models.vae import VaeConfig, WanVae, decoder_state_shapes
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
@@ -65,7 +65,12 @@ def run(vectors: Path, dtype: torch.dtype = torch.float32) -> dict[str, Pairs]:
     }
     latents = demo["latent"].to(dtype)
     batch, _, _, height, width = latents.shape
-    pixels, _ = vae.decode_raw(latents, vae.zero_state(batch, height, width))
+    # The demo starts from memories of zeros, which are not the same as a stream's start.
+    zeros = tuple(
+        torch.zeros(batch, *shape, dtype=dtype)
+        for shape in decoder_state_shapes(vae.config, height, width)
+    )
+    pixels, _ = vae.decode_raw(latents, zeros)
     return {
         "vae/streaming": streaming,
         "vae/streaming.encode": {
