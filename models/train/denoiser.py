@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models import masks
-from models.kv import BlockCausalKV, KVView
+from models.dense_kv import BlockCausalKV
+from models.kv import KVView
 from models.text_encoder import UMT5
 from models.train.lean import ChunkwiseKV, LeanKernels
 from models.train.recipe import Recipe

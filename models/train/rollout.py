@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels.backend import Kernels
-from models.kv import DenseKV
+from models.dense_kv import DenseKV
 from models.policy import CachePolicy
 from models.sampler import Sampler
 from models.train.chance import below

@@ -8,7 +8,7 @@ import torch
 from kernels.backend import TorchKernels
 from models.accelerate import accelerate
 from models.config import TransformerConfig
-from models.kv import BlockCausalKV
+from models.dense_kv import BlockCausalKV
 from models.transformer import CausalWan
 
 CONFIG = TransformerConfig(

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from kernels import rope
 from kernels.backend import TorchKernels
-from models.kv import BlockCausalKV
+from models.dense_kv import BlockCausalKV
 from models.sampler import renoise, x0_from_velocity
 from models.transformer import CausalWan, sinusoid
 from tests.parity import forward

@@ -7,7 +7,7 @@ import torch
 
 from models import masks
 from models.config import TransformerConfig
-from models.kv import BlockCausalKV
+from models.dense_kv import BlockCausalKV
 from models.transformer import CausalWan, PromptKV, places
 from tests.models.wan_weights import random_transformer
 

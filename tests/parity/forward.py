@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels import rope
 from models import masks
 from models.config import TransformerConfig
-from models.kv import BlockCausalKV
+from models.dense_kv import BlockCausalKV
 from models.transformer import CausalWan, PromptKV, sinusoid
 
 Pairs = dict[str, tuple[Tensor, Tensor]]

@@ -4,7 +4,7 @@ import torch
 from kernels.backend import TorchKernels
 from models import masks
 from models.config import TransformerConfig
-from models.kv import BlockCausalKV
+from models.dense_kv import BlockCausalKV
 from models.train.lean import ChunkwiseKV, LeanKernels
 from models.transformer import CausalWan
 

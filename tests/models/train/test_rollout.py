@@ -1,6 +1,6 @@
 import torch
 
-from models.kv import DenseKV
+from models.dense_kv import DenseKV
 from models.train.denoiser import Denoiser
 from models.train.recipes import smoke
 from models.train.rollout import Plan, policy_of, self_rollout

@@ -12,7 +12,8 @@ from kernels.attention import reference
 from kernels.backend import TorchKernels
 from models import masks
 from models.config import TransformerConfig
-from models.kv import BlockCausalKV, DenseKV, QKNorm
+from models.dense_kv import BlockCausalKV, DenseKV
+from models.kv import QKNorm
 from models.policy import CachePolicy
 from models.sampler import Sampler, renoise, x0_from_velocity
 from tests.models.wan_weights import random_transformer
