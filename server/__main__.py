@@ -107,7 +107,7 @@ def _serve(settings: Settings) -> int:
                 listener = bind(settings.host, settings.port)
                 say(f"gateway on http://{settings.host}:{listener.getsockname()[1]}")
             with listener:
-                asyncio.run(run_gateway(settings, listener))
+                asyncio.run(run_gateway(settings, listener, say))
             return 0
         asyncio.run(_supervise(Supervisor, settings))
     except (CannotListen, GivenUp) as error:

@@ -7,7 +7,7 @@ import logging
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import uvicorn
@@ -20,6 +20,7 @@ from server.gateway.auth import Gate
 from server.gateway.context import Gateway
 from server.jobs.routes import JobParts, jobs_router
 from server.jobs.store import JobStore
+from server.redis_watch import watched
 from server.wire.limits import MAX_SEED, Limits
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,16 @@ def job_parts(settings: Settings, gateway: Gateway) -> JobParts:
     )
 
 
-async def run_gateway(settings: Settings, listener: socket.socket) -> None:
+async def run_gateway(
+    settings: Settings, listener: socket.socket, say: Callable[[str], None]
+) -> None:
     """Serve until SIGTERM or SIGINT, then tell viewers and close."""
+    assert settings.redis_url is not None, "read_settings asks for it"
+    async with watched(settings.redis_url, say):
+        await _serve(settings, listener)
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
     gateway = build_gateway(settings)
     app = create_app(gateway, [jobs_router(job_parts(settings, gateway))])
     config = uvicorn.Config(

@@ -1,5 +1,6 @@
 """Health, readiness, models and metrics."""
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from server.gateway.context import Gateway
 from server.gateway.envelope import RestError
 from server.gateway.metrics import render
 
+READY_WITHIN_S = 0.8
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -31,16 +33,16 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get("/readyz")
     async def readyz() -> JSONResponse:
         """Say whether a stream could start: Redis answers and a worker has reported."""
-        try:
-            alive = await snapshots(gateway.redis)
-        except FabricError:
-            body: dict[str, Any] = {"status": "unavailable", "reason": "Redis does not answer"}
-            return JSONResponse(body, status_code=503)
         if gateway.draining.is_set():
-            return JSONResponse({"status": "unavailable", "reason": "stopping"}, status_code=503)
+            return _not_ready("stopping")
+        try:
+            # Whoever asks has a deadline of its own; a lost connection is tried for longer.
+            async with asyncio.timeout(READY_WITHIN_S):
+                alive = await snapshots(gateway.redis)
+        except (FabricError, TimeoutError):
+            return _not_ready("Redis does not answer")
         if not alive:
-            body = {"status": "unavailable", "reason": "no worker has reported"}
-            return JSONResponse(body, status_code=503)
+            return _not_ready("no worker has reported")
         workers = {
             name: {key: snapshot[key] for key in ("model", "device", "streams_fit", "streams_free")}
             for name, snapshot in alive.items()
@@ -75,6 +77,11 @@ def router(gateway: Gateway) -> APIRouter:
         return Response(render(gateway.metrics, alive, waiting), media_type=PROMETHEUS)
 
     return routes
+
+
+def _not_ready(reason: str) -> JSONResponse:
+    body = {"status": "unavailable", "reason": reason}
+    return JSONResponse(body, status_code=503, headers={"Retry-After": "2"})
 
 
 async def _waiting(redis: Connection) -> dict[str, dict[Kind, int]]:

@@ -12,6 +12,7 @@ from server.fabric.connection import Connection
 from server.fabric.workers import new_worker_id, room
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
+from server.redis_watch import watched
 from server.worker.bridge import EngineBridge
 from server.worker.build import Built, Say
 from server.worker.host import HostSettings, WorkerHost
@@ -38,7 +39,8 @@ async def run_worker(settings: Settings, built: Built, say: Say) -> None:
     executor = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
     bridge = EngineBridge(lambda sink: EngineThread(built.engine, sink))
     try:
-        await _serve(settings, built, redis, executor, bridge, stopping, say)
+        async with watched(settings.redis_url, say):
+            await _serve(settings, built, redis, executor, bridge, stopping, say)
     finally:
         await bridge.close()
         await asyncio.to_thread(built.close)
