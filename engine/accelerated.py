@@ -11,9 +11,9 @@ from engine.cuda_graph import CapturedDenoiser
 from engine.generator import Generator, MakeView, guidance_of
 from engine.merged import MergingGenerator
 from engine.work_policy import WorkPolicy
-from kernels.backend import Kernels
 from kernels.fp8 import check_fp8
 from kernels.fp8_attention import fp8_attention
+from kernels.interface import Kernels
 from kernels.sparse import SparsePages
 from models.accelerate import accelerate
 from models.interface import LoadedModel

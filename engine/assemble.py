@@ -13,7 +13,7 @@ from engine.cost_table import CostTable
 from engine.engine import Engine
 from engine.followers import Followers
 from engine.work_policy import WorkPolicy
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 from models.interface import LoadedModel
 
 __all__ = ["assemble"]

@@ -24,7 +24,7 @@ from engine.flops import Clock, attended_frames, chunk_flops, chunk_passes
 from engine.frame_copy import FrameDecoder, PendingFrames
 from engine.stream import Stream
 from engine.work_policy import WorkPolicy
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 from models.interface import LoadedModel, VideoCodec
 from models.noise import noise
 from models.paged_kv import KVPool

@@ -24,7 +24,7 @@ from torch import Tensor
 from engine.batch import ChunkBatch, DeviceSchedule, Draw, OwedPass
 from engine.denoise import Network, denoise
 from engine.merged import MergingNetwork
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 from kernels.paged import PageRun
 from models.config import TransformerConfig
 from models.paged_kv import KVPool, RowPages

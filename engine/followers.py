@@ -27,8 +27,8 @@ from engine.parallel import ParallelNetwork, RowsView
 from engine.spread_pool import SpreadPool
 from engine.team import EXCHANGE_S, INTERFACES, Team, meet
 from engine.welcome import Place, PoolShape, Weights, share_weights
-from kernels.backend import Kernels
 from kernels.backend_name import Wanted
+from kernels.interface import Kernels
 from models.interface import LoadedModel
 from models.paged_kv import KVPool
 

@@ -24,7 +24,8 @@ from engine.bands import Bands, plan_bands
 from engine.prompts import kv_bytes
 from engine.spread_pool import Export, Load, SpreadPool
 from engine.team import Team
-from kernels.backend import Kernels, TorchKernels
+from kernels.interface import Kernels
+from kernels.torch_backend import TorchKernels
 from models.kv import KVView, QKNorm
 from models.paged_kv import KVPool, PagedKV, RowPages
 from models.policy import RopeMode

@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels.backend import RunAttention
 from kernels.paged import PagePlan
+from kernels.torch_backend import RunAttention
 
 __all__ = ["CudnnAttention"]
 

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from kernels.backend import PagedAttention
 from kernels.fp8 import FP8, FP8_MAX, check_fp8
+from kernels.interface import PagedAttention
 from kernels.paged import PagePlan
 from kernels.rope import rotate
 

@@ -12,9 +12,10 @@ from typing import get_args
 
 import torch
 
-from kernels.backend import Kernels, OracleAttention, PagedAttention, RunAttention, TorchKernels
 from kernels.backend_name import BackendName, Wanted
 from kernels.flash import FlashAttention
+from kernels.interface import Kernels, PagedAttention
+from kernels.torch_backend import OracleAttention, RunAttention, TorchKernels
 
 __all__ = [
     "BackendStatus",

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kernels.backend import PagedAttention
+from kernels.interface import PagedAttention
 from kernels.paged import PagePlan, PageRun, page_runs
 from kernels.rope import rotate
 

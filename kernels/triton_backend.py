@@ -8,14 +8,15 @@ pages is Triton's own (``TritonAttention``) or one that reads runs of pages in p
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
 from kernels import triton_attention, triton_fp8, triton_ops
+from kernels.attention import attention
 from kernels.attention_tiles import AttentionTiles, choose_tiles
-from kernels.backend import HeadNorm, PagedAttention, TorchKernels
+from kernels.interface import HeadNorm, PagedAttention
 from kernels.paged import PagePlan
+from kernels.torch_backend import TorchKernels
 
 __all__ = ["TritonAttention", "TritonFp8Attention", "TritonKernels"]
 
@@ -56,8 +57,7 @@ class TritonAttention:
 
     def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``PagedAttention.dense``."""
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return attention(q, k, v)
 
 
 class TritonFp8Attention:

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kernels.backend import Kernels
 from kernels.fp8 import Fp8Linear
+from kernels.interface import Kernels
 from models.kv import KVView, QKNorm
 from models.transformer import Block, CausalWan, SelfAttention
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kernels import rope
-from kernels.backend import Kernels, TorchKernels
+from kernels.interface import Kernels
+from kernels.torch_backend import TorchKernels
 from models import masks
 from models.kv import KVView, QKNorm
 from models.policy import CachePolicy

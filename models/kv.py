@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 
 __all__ = ["KVView", "QKNorm"]
 

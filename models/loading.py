@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 from models.card import CARD, read_card, shipped
 from models.checkpoint import (
     CheckpointError,

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from kernels import rope as rotary
-from kernels.backend import Kernels, TorchKernels
+from kernels.interface import Kernels
+from kernels.torch_backend import TorchKernels
 from models.kv import QKNorm
 from models.policy import RopeMode
 

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 from kernels.paged import PagePlan, PageRun, in_stretches, page_runs
 from kernels.rope import angles, token_positions
 from models.kv import QKNorm

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 from models.entry import ModelEntry
 from models.interface import LoadedModel, TextEncoder
 from models.needs import build_codec

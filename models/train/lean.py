@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import rope
-from kernels.backend import Kernels, TorchKernels
+from kernels.interface import Kernels
+from kernels.torch_backend import TorchKernels
 from models.kv import QKNorm
 
 

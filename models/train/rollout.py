@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.backend import Kernels
+from kernels.interface import Kernels
 from models.dense_kv import DenseKV
 from models.policy import CachePolicy
 from models.sampler import Sampler

@@ -43,9 +43,10 @@ from engine.engine import Engine
 from engine.events import Admitted, ChunkReady, SessionEnded
 from engine.flops import matmul_rate
 from engine.work_policy import WorkPolicy
-from kernels.backend import Kernels, RunAttention
 from kernels.cudnn import CudnnAttention
 from kernels.fp8 import Fp8Linear
+from kernels.interface import Kernels
+from kernels.torch_backend import RunAttention
 from models.accelerate import accelerate
 from models.interface import LoadedModel
 from models.needs import build_codec
@@ -287,7 +288,7 @@ def attention() -> dict[str, Any]:
 @torch.inference_mode()
 def operations() -> dict[str, Any]:
     """Fused operations against plain torch, and the products they stand between."""
-    from kernels.backend import TorchKernels
+    from kernels.torch_backend import TorchKernels
     from kernels.triton_backend import TritonKernels
 
     x, y = (torch.randn(1, 3 * HW, WIDTH, device=DEVICE, dtype=BF16) for _ in range(2))

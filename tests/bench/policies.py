@@ -26,9 +26,10 @@ from engine.bench import device_name
 from engine.generator import Generator
 from engine.merged import MergingGenerator
 from engine.work_policy import WorkPolicy
-from kernels.backend import PagedAttention, RunAttention, TorchKernels
 from kernels.fp8_attention import EmulatedFp8Attention
+from kernels.interface import PagedAttention
 from kernels.sparse import SparsePages
+from kernels.torch_backend import RunAttention, TorchKernels
 from models.accelerate import accelerate
 from models.paged_kv import KVPool
 from models.policy import CachePolicy

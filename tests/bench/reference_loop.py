@@ -41,8 +41,8 @@ from engine.flops import attended_frames, chunk_flops, matmul_rate
 from engine.generator import guidance_of
 from engine.work_policy import WorkPolicy
 from kernels.attention import attention
-from kernels.backend import TorchKernels
 from kernels.rope import angles, rotate, token_positions
+from kernels.torch_backend import TorchKernels
 from models.interface import LoadedModel
 from models.kv import QKNorm
 from models.loading import load_model

@@ -25,8 +25,8 @@ from engine.events import Admitted, ChunkReady, EngineEvent, SessionEnded
 from engine.merged import MergingGenerator
 from engine.snapshot import Snapshot
 from engine.work_policy import WorkPolicy
-from kernels.backend import OracleAttention, TorchKernels
 from kernels.cudnn import CudnnAttention
+from kernels.torch_backend import OracleAttention, TorchKernels
 from models.policy import CachePolicy
 from models.random_model import random_model
 from models.sampler import Sampler

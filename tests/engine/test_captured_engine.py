@@ -13,7 +13,8 @@ from engine.engine import Engine
 from engine.events import Admitted, ChunkReady, EngineEvent, SessionEnded
 from engine.generator import Generator
 from engine.merged import MergingGenerator
-from kernels.backend import Kernels, TorchKernels
+from kernels.interface import Kernels
+from kernels.torch_backend import TorchKernels
 from models.interface import LoadedModel
 from models.paged_kv import KVPool
 from models.policy import CachePolicy, Recache, RopeMode

@@ -9,7 +9,7 @@ import engine.cli as cli
 import tests.models.damage as damaged
 from engine.assemble import assemble
 from engine.requests import parse_switch, read_clip, read_picture, read_requests
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models import loading
 from tests.fakes import tiny_test_model
 from tests.server.small_model import write_small_model

@@ -11,7 +11,8 @@ from engine.cuda_graph import CapturedDenoiser, choose_size
 from engine.denoise import denoise
 from engine.page_pool import PagePool
 from engine.window import PageTable
-from kernels.backend import Kernels, TorchKernels
+from kernels.interface import Kernels
+from kernels.torch_backend import TorchKernels
 from models.config import TransformerConfig
 from models.paged_kv import KVPool, PagedKV
 from models.policy import CachePolicy, RopeMode

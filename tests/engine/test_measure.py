@@ -13,7 +13,7 @@ from engine.pixels import Pixels
 from engine.playout import LEAST_STEPS
 from engine.prompts import PromptStore
 from engine.work_policy import WorkPolicy
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models.interface import LoadedModel
 from models.paged_kv import KVPool
 from models.random_model import random_model

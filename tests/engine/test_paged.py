@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.generator import Generator
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models.interface import LoadedModel
 from models.kv import QKNorm
 from models.noise import noise

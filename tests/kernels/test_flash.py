@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.backend import OracleAttention
 from kernels.flash import FlashAttention, find_flash, merge
 from kernels.paged import PagePlan
+from kernels.torch_backend import OracleAttention
 from tests.kernels.plans import make_plan, over_tensors_of
 
 HW, HEADS, HEAD_DIM = 4, 2, 8

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.backend import OracleAttention, RunAttention
 from kernels.fp8 import FP8, FP8_MAX
 from kernels.fp8_attention import EmulatedFp8Attention, fp8_attention
 from kernels.paged import PagePlan
 from kernels.sparse import SparsePages
+from kernels.torch_backend import OracleAttention, RunAttention
 from tests.kernels.plans import make_plan
 from tests.kernels.triton_modules import DEVICE, load
 

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from kernels.attention_tiles import AttentionTiles
-from kernels.backend import Kernels, RunAttention, TorchKernels
 from kernels.cudnn import CudnnAttention
 from kernels.fp8 import Fp8Linear
 from kernels.fp8_attention import EmulatedFp8Attention, fp8_attention
+from kernels.interface import Kernels
 from kernels.paged import PagePlan
 from kernels.rope import rotate
+from kernels.torch_backend import RunAttention, TorchKernels
 from tests.kernels.plans import make_plan
 from tests.kernels.triton_modules import DEVICE, gpu, load
 

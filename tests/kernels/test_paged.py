@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.attention import reference
-from kernels.backend import OracleAttention, RunAttention, TorchKernels
 from kernels.norm import rms_norm
 from kernels.paged import NO_PAGE, PagePlan, PageRun, page_runs
 from kernels.rope import rotate
+from kernels.torch_backend import OracleAttention, RunAttention, TorchKernels
 from tests.kernels.plans import make_plan
 
 CPU = torch.device("cpu")

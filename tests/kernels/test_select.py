@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from kernels import select as module
-from kernels.backend import TorchKernels
 from kernels.backend_name import BackendName
 from kernels.select import KernelsUnavailableError, Target, choose, report, select
+from kernels.torch_backend import TorchKernels
 
 CPU = Target(torch.device("cpu"), torch.float32, 64)
 H200 = Target(torch.device("cuda"), torch.bfloat16, 128)

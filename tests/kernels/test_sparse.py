@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from kernels.backend import OracleAttention, RunAttention
 from kernels.paged import PagePlan
 from kernels.sparse import SparsePages
+from kernels.torch_backend import OracleAttention, RunAttention
 from tests.kernels.plans import make_plan
 
 HW, HEADS, HEAD_DIM = 4, 2, 8

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from tests.kernels.plans import make_plan
 from tests.kernels.triton_modules import DEVICE, load
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import norm
-from kernels.backend import TorchKernels
 from kernels.paged import NO_PAGE
 from kernels.rope import rotate
+from kernels.torch_backend import TorchKernels
 from tests.kernels.plans import make_plan
 from tests.kernels.triton_modules import DEVICE, load
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models.accelerate import accelerate
 from models.config import TransformerConfig
 from models.dense_kv import BlockCausalKV

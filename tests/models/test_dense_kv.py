@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from kernels import rope
 from kernels.attention import reference
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models import masks
 from models.config import TransformerConfig
 from models.dense_kv import BlockCausalKV, DenseKV

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models.config import TransformerConfig
 from models.paged_kv import KVPool, PagedKV, RowPages
 from models.planned_kv import PlanBuffers, PlannedKV, plan_rows

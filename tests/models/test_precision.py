@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from kernels import rope
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models.dense_kv import BlockCausalKV
 from models.sampler import renoise, x0_from_velocity
 from models.transformer import CausalWan, sinusoid

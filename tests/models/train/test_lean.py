@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kernels.backend import TorchKernels
+from kernels.torch_backend import TorchKernels
 from models import masks
 from models.config import TransformerConfig
 from models.dense_kv import BlockCausalKV
