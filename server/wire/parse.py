@@ -14,6 +14,30 @@ from server.wire.messages_in import CLIENT_TYPES, ClientMessage
 from server.wire.messages_out import ErrorMessage
 
 _SHOWN_CHARS = 80
+_INTEGER, _TEXT = "a whole number is needed", "a text is needed"
+_OBJECT, _LIST = "an object is needed", "a list is needed"
+_ALLOWED = {
+    "int_type": _INTEGER,
+    "int_from_float": _INTEGER,
+    "int_parsing_size": "a smaller number is needed",
+    "float_type": "a number is needed",
+    "finite_number": "a finite number is needed",
+    "bool_type": "true or false is needed",
+    "string_type": _TEXT,
+    "string_too_short": "at least {min_length} character is needed",
+    "string_too_long": "at most {max_length} characters are allowed",
+    "string_pattern_mismatch": "only letters, digits, _ and - are allowed",
+    "literal_error": "allowed are {expected}",
+    "greater_than": "a number above {gt:g} is needed",
+    "greater_than_equal": "the least allowed is {ge}",
+    "less_than_equal": "the most allowed is {le}",
+    "tuple_type": _LIST,
+    "too_short": "at least {min_length} is needed",
+    "too_long": "at most {max_length} are allowed",
+    "model_type": _OBJECT,
+    "model_attributes_type": _OBJECT,
+}
+"""What to say for each kind of error of a field, filled with its bounds."""
 
 
 def _shown(value: object) -> str:
@@ -43,8 +67,9 @@ def _sentence(error: ErrorDetails) -> tuple[str | None, str]:
     if error["type"] == "value_error":
         return param, message
     seen = _shown(error["input"]) if not isinstance(error["input"], dict) else "an object"
-    allowed = message[:1].lower() + message[1:]
-    return param, f"{param or 'message'} is {seen}; {allowed}"
+    allowed = _ALLOWED.get(error["type"])
+    words = allowed.format(**error.get("ctx", {})) if allowed else message[:1].lower() + message[1:]
+    return param, f"{param or 'message'} is {seen}; {words}"
 
 
 def parse(raw: str | bytes, limits: Limits) -> ClientMessage | ErrorMessage:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from hypothesis import example, given
@@ -57,12 +58,12 @@ def test_weighted_prompts_are_read() -> None:
     [
         ({"prompt": "x" * 1_000_000}, "prompt", "1000000 characters", "4096"),
         ({"prompt": ""}, "prompt", '""', "at least 1"),
-        ({"prompt": 7}, "prompt", "7", "string"),
-        ({"width": -160, "height": 96}, "width", "-160", "greater than or equal to 16"),
+        ({"prompt": 7}, "prompt", "7", "a text is needed"),
+        ({"width": -160, "height": 96}, "width", "-160", "the least allowed is 16"),
         ({"width": 160}, None, "one of width and height", "both or neither"),
-        ({"fps": 1e9}, "fps", "1000000000.0", "integer"),
-        ({"fps": 100000}, "fps", "100000", "less than or equal to 240"),
-        ({"fps": 0}, "fps", "0", "greater than or equal to 1"),
+        ({"fps": 1e9}, "fps", "1000000000.0", "a whole number is needed"),
+        ({"fps": 100000}, "fps", "100000", "the most allowed is 240"),
+        ({"fps": 0}, "fps", "0", "the least allowed is 1"),
         ({"seed": 2**53}, "seed", str(2**53), str(2**53 - 1)),
         ({"seed": -1}, "seed", "-1", "0"),
         ({"num_frames": 0}, "num_frames", "0", "1"),
@@ -70,6 +71,8 @@ def test_weighted_prompts_are_read() -> None:
         ({"format": "avi"}, "format", '"avi"', "'m4s', 'avcc' or 'jpeg'"),
         ({"pacing": None}, "pacing", "null", "'realtime' or 'asap'"),
         ({"prompts": []}, "prompts", "[]", "at least 1"),
+        ({"prompt": None, "prompts": "x"}, "prompts", '"x"', "a list is needed"),
+        ({"prompt": None, "prompts": [3]}, "prompts.0", "3", "an object is needed"),
         ({"prompts": [{"text": "a"}]}, None, "both of prompt and prompts", "exactly one"),
     ],
 )
@@ -81,6 +84,7 @@ def test_a_bad_value_says_what_was_seen_and_what_is_allowed(
     assert answer.param == param
     assert seen in answer.message
     assert allowed in answer.message
+    assert not re.search("input should|valid|instance|tuple|string", answer.message)
     assert len(answer.message) < 400
 
 
@@ -104,6 +108,19 @@ def test_garbage_is_answered_with_its_own_code(raw: str | bytes, code: str, word
     answer = _refusal(raw)
     assert answer.code == code
     assert words in answer.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"frame": 1, "buffered_ms": "x"}, 'buffered_ms is "x"; a number is needed'),
+        ({"frame": 1, "hidden": 1}, "hidden is 1; true or false is needed"),
+        ({"frame": True}, "frame is true; a whole number is needed"),
+        ({"frame": 2**70}, "the most allowed is 9007199254740991"),
+    ],
+)
+def test_what_is_needed_is_said_in_plain_words(fields: dict[str, object], words: str) -> None:
+    assert words in _refusal(json.dumps({"type": "playback.ack", **fields})).message
 
 
 def test_an_error_names_the_event_it_answers() -> None:
