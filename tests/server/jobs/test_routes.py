@@ -348,6 +348,22 @@ async def test_content_answers_ranges(site: Site) -> None:
         assert (head.status_code, head.headers["content-length"]) == (200, str(size))
 
 
+async def test_head_says_what_get_would_without_the_body(site: Site) -> None:
+    job_id = await finished(site, num_frames=1)
+    async with site.http() as http:
+        for path, status, kind in (
+            ("", 200, "application/json"),
+            ("/events", 200, "text/event-stream"),
+            ("/content", 200, "video/mp4"),
+            ("x", 404, "application/json"),
+        ):
+            answer = await http.head(f"/v1/videos/{job_id}{path}")
+            assert answer.status_code == status, path
+            assert answer.headers["content-type"].startswith(kind), path
+            assert answer.content == b""
+        assert (await http.head("/v1/videos")).status_code == 200
+
+
 async def test_deleting_a_running_job_stops_it_and_removes_its_files(site: Site) -> None:
     site.engine.hold_at = 100
     async with site.http() as http:
