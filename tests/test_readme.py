@@ -153,7 +153,8 @@ def test_every_metric_named_is_shown() -> None:
     }
     metrics = GatewayMetrics()
     metrics.errors.labels("capacity").inc()
-    shown = render(metrics, {"w1": snapshot}).decode()
+    waiting: dict[str, dict[Kind, int]] = {"longtake-tiny": {"live": 0, "job": 0}}
+    shown = render(metrics, {"w1": snapshot}, waiting).decode()
     named = {text for text in README.marked() if text.startswith("longtake_")} - {"longtake_client"}
     assert len(named) >= 8
     for name in named:
