@@ -17,6 +17,7 @@ import pytest
 
 from models.registry import names
 from server.fabric.connection import Connection
+from server.fabric.keys import Kind
 from server.gateway.metrics import GatewayMetrics, render
 from server.jobs.routes import JobParts, jobs_router
 from server.jobs.runner import JobRunner, RunnerParts
