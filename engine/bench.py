@@ -34,7 +34,6 @@ from models.config import TransformerConfig
 from models.entry import ModelEntry
 from models.interface import LoadedModel, VideoCodec
 from models.loading import load_model, locate
-from models.needs import build_codec
 from models.random_model import random_model
 from models.registry import find
 from models.taehv import TaehvConfig
@@ -226,7 +225,7 @@ def _codec(model: LoadedModel, name: str) -> VideoCodec | None:
     if name == model.entry.codec.name:
         return model.codec
     with model.device:
-        built = build_codec(model.entry.with_codec(name).config).to(model.dtype)
+        built = model.entry.codec_named(name).build().to(model.dtype)
     return built.requires_grad_(False).eval()
 
 

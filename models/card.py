@@ -83,7 +83,7 @@ def _entry(card: Mapping[str, Any]) -> ModelEntry:
     if "codec" in card:
         fields = _tuples(card["codec"])
         name = fields.pop("name", entry.codec.name)
-        known = entry.with_codec(name)
+        known = entry.codec_named(name)
         kind = VaeConfig if isinstance(known.config, VaeConfig) else TaehvConfig
         ours = Codec(name, kind(**fields), known.checkpoint)
         changes["codecs"] = (ours, *(codec for codec in entry.codecs if codec.name != name))

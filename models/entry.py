@@ -10,9 +10,9 @@ from pathlib import Path
 from models.config import TransformerConfig
 from models.policy import CachePolicy
 from models.sampler import Sampler
-from models.taehv import TaehvConfig
+from models.taehv import Taehv, TaehvConfig
 from models.text_encoder import TextEncoderConfig
-from models.vae import VaeConfig
+from models.vae import VaeConfig, WanVae
 
 __all__ = ["BUNDLED", "Checkpoint", "Codec", "Lora", "ModelEntry", "RemoteFile"]
 
@@ -76,6 +76,10 @@ class Codec:
     name: str
     config: TaehvConfig | VaeConfig
     checkpoint: Checkpoint | None
+
+    def build(self) -> Taehv | WanVae:
+        """Build the network on whatever device is the default; no weights are read."""
+        return Taehv(self.config) if isinstance(self.config, TaehvConfig) else WanVae(self.config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,26 +163,28 @@ class ModelEntry:
         """Whether a stream may begin with a start image."""
         return self.start_image_frames is not None
 
-    def with_codec(self, name: str) -> "Codec":
-        """Return the codec called ``name``.
+    def codec_named(self, name: str | None) -> Codec:
+        """Return the codec called ``name``; the default when None.
 
         Raises:
             ValueError: the model has no such codec.
         """
+        if name is None:
+            return self.codec
         for codec in self.codecs:
             if codec.name == name:
                 return codec
         names = ", ".join(codec.name for codec in self.codecs)
         raise ValueError(f"codec {name!r} for {self.name}; it has {names}; choose one of these")
 
-    def choosing(self, codec: Codec) -> "ModelEntry":
+    def with_codec(self, codec: Codec) -> "ModelEntry":
         """Return the entry with ``codec``, one of its own, as the default."""
         others = tuple(other for other in self.codecs if other is not codec)
         return replace(self, codecs=(codec, *others))
 
     def files(self, codec: str | None = None) -> tuple[RemoteFile, ...]:
         """List the files to fetch, with the default or the named codec."""
-        chosen = self.codec if codec is None else self.with_codec(codec)
+        chosen = self.codec_named(codec)
         parts = (self.checkpoint, self.lora, chosen.checkpoint, self.text_checkpoint)
         files = [part.file for part in parts if part is not None]
         if self.tokenizer is not None:

@@ -30,7 +30,6 @@ from models.codec_names import umt5_from_transformers, vae_from_diffusers
 from models.entry import BUNDLED, Codec, ModelEntry
 from models.interface import LoadedModel
 from models.names import from_diffusers
-from models.needs import build_codec
 from models.random_model import random_model
 from models.registry import find
 from models.taehv import Taehv
@@ -103,7 +102,7 @@ def load_model(
     # Read the small parts first: a wrong tokenizer should not cost a minute of loading.
     tokenizer = _tokenizer(sources.tokenizer)
     with torch.device("meta"):
-        network, decoder = UMT5(entry.text), build_codec(chosen.config)
+        network, decoder = UMT5(entry.text), chosen.build()
         transformer = CausalWan(entry.transformer, kernels)
     _fill_codec(decoder, sources.codec, place, dtype)
     weights, updates, origin = _read_transformer(entry, sources)
@@ -113,7 +112,7 @@ def load_model(
     text = TextEncoderHost(
         TextEncoder(network, tokenizer), device=place, dtype=dtype, placement=text_placement
     )
-    return LoadedModel(entry.choosing(chosen), transformer, text, decoder, place, dtype)
+    return LoadedModel(entry.with_codec(chosen), transformer, text, decoder, place, dtype)
 
 
 def locate(
@@ -134,19 +133,19 @@ def locate(
     folder = Path(name_or_path)
     if (folder / CARD).is_file():
         entry = read_card(folder / CARD)
-        chosen = entry.codec if codec is None else entry.with_codec(codec)
+        chosen = entry.codec_named(codec)
         return entry, chosen, _project_layout(entry, chosen, folder, cache_dir)
     if folder.is_dir():
         raise CheckpointError(
             f"{folder} has no {CARD}; to load other weights of a known kind, say NAME@{folder}"
         )
     entry = find(name)
-    chosen = entry.codec if codec is None else entry.with_codec(codec)
+    chosen = entry.codec_named(codec)
     if entry.bundled:
         home = BUNDLED / entry.name
         if (home / CARD).is_file():
             entry = read_card(home / CARD)
-            chosen = entry.codec if codec is None else entry.with_codec(codec)
+            chosen = entry.codec_named(codec)
         base = _project_layout(entry, chosen, home, cache_dir)
         if path:
             if not Path(path).exists():

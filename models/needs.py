@@ -12,12 +12,10 @@ import torch
 from torch import nn
 
 from models.entry import BUNDLED, ModelEntry
-from models.taehv import Taehv, TaehvConfig
 from models.text_encoder import UMT5
 from models.transformer import CausalWan
-from models.vae import VaeConfig, WanVae
 
-__all__ = ["Needs", "build_codec", "describe", "needs", "parameters"]
+__all__ = ["Needs", "describe", "needs", "parameters"]
 
 _UNBOUNDED_WINDOW_FRAMES = 21  # what a plan assumes for a model that attends to everything
 
@@ -72,11 +70,6 @@ def parameters(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def build_codec(config: TaehvConfig | VaeConfig) -> Taehv | WanVae:
-    """Build the codec of ``config``, on whatever device is the default."""
-    return Taehv(config) if isinstance(config, TaehvConfig) else WanVae(config)
-
-
 def needs(
     entry: ModelEntry,
     *,
@@ -93,7 +86,7 @@ def needs(
         codec: name of one of the entry's codecs; the default when absent.
     """
     config = entry.transformer
-    chosen = entry.codec if codec is None else entry.with_codec(codec)
+    chosen = entry.codec_named(codec)
     width, height = size or entry.sizes[0]
     rows, columns = config.grid(height // 8, width // 8)
     frames = entry.cache.window_frames or _UNBOUNDED_WINDOW_FRAMES
@@ -101,7 +94,7 @@ def needs(
     with torch.device("meta"):
         counts = [
             parameters(module) * element_bytes
-            for module in (CausalWan(config), build_codec(chosen.config), UMT5(entry.text))
+            for module in (CausalWan(config), chosen.build(), UMT5(entry.text))
         ]
     return Needs(
         disk_bytes=sum(file.about_bytes for file in entry.files(codec)),

@@ -13,7 +13,6 @@ from torch import Tensor
 from kernels.interface import Kernels
 from models.entry import ModelEntry
 from models.interface import LoadedModel, TextEncoder
-from models.needs import build_codec
 from models.taehv import Taehv
 from models.text_encoder import UMT5, TextEncoderConfig
 from models.text_encoder import TextEncoder as Encoder
@@ -67,12 +66,12 @@ def random_model(
         text_placement: where the text encoder lives and works.
     """
     place = torch.device(device)
-    chosen = entry.codec if codec is None else entry.with_codec(codec)
+    chosen = entry.codec_named(codec)
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices), place:
         torch.manual_seed(seed)
         transformer = CausalWan(entry.transformer, kernels).to(dtype)
-        decoder = build_codec(chosen.config).to(dtype)
+        decoder = chosen.build().to(dtype)
         if isinstance(decoder, Taehv):
             decoder.lay_out()
         text: TextEncoder
@@ -89,5 +88,5 @@ def random_model(
             )
     transformer.requires_grad_(False).eval()
     decoder.requires_grad_(False).eval()
-    entry = entry.choosing(chosen)
+    entry = entry.with_codec(chosen)
     return LoadedModel(entry, transformer, text, decoder, place, dtype)

@@ -49,7 +49,6 @@ from kernels.interface import Kernels
 from kernels.torch_backend import RunAttention
 from models.accelerate import accelerate
 from models.interface import LoadedModel
-from models.needs import build_codec
 from models.policy import CachePolicy
 from models.random_model import random_model
 from models.registry import find
@@ -405,7 +404,7 @@ def model_items(suite: Suite, rate: float | None) -> None:
                 codec = model.codec
             elif decoder is not None:
                 with DEVICE:
-                    codec = build_codec(entry.with_codec(decoder).config).to(BF16).eval()
+                    codec = entry.codec_named(decoder).build().to(BF16).eval()
                 codec.requires_grad_(False)
             return shared(run_case(model, case, kernels, time.perf_counter, codec, limit_s))
 

@@ -50,7 +50,7 @@ def wan_names(layers):
 def test_text_encoder_and_codecs_of_the_real_models_have_their_published_sizes(entry):
     with torch.device("meta"):
         assert parameters(UMT5(entry.text)) == pytest.approx(5.68e9, rel=1e-3)
-        vae = WanVae(entry.with_codec("wan-vae").config)
+        vae = WanVae(entry.codec_named("wan-vae").config)
     assert parameters(vae) == pytest.approx(126.9e6, rel=1e-3)
 
 
@@ -178,4 +178,4 @@ def test_an_entry_whose_parts_do_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="multiple of 16"):
         dataclasses.replace(entry, sizes=((100, 100),))
     with pytest.raises(ValueError, match="it has taehv"):
-        entry.with_codec("wan-vae")
+        entry.codec_named("wan-vae")
