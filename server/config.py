@@ -48,6 +48,7 @@ class Settings(BaseModel):
         api_keys: Any of them opens the API; none is needed on loopback.
         allow_origins: Web origins allowed besides the server's own page.
         resume_grace_s: How long a stream without its viewer is kept.
+        keep_videos_days: How long ended jobs and their videos are kept; None is for ever.
         max_sessions: Live streams at most; None lets the engine decide.
         random_weights: Draw weights instead of reading them, for measurements.
     """
@@ -70,6 +71,7 @@ class Settings(BaseModel):
     api_keys: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     resume_grace_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    keep_videos_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
     max_sessions: Annotated[int, Field(ge=1, le=4096)] | None = None
     random_weights: bool = False
 
@@ -156,6 +158,7 @@ class Settings(BaseModel):
             "ALLOW_ORIGIN": ",".join(self.allow_origins),
             "RESUME_GRACE": str(self.resume_grace_s),
             "REDIS_URL": self.redis_url or "",
+            "KEEP_VIDEOS": "" if self.keep_videos_days is None else str(self.keep_videos_days),
             "MAX_SESSIONS": "" if self.max_sessions is None else str(self.max_sessions),
             "RANDOM_WEIGHTS": "1" if self.random_weights else "",
         }
@@ -185,11 +188,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--api-key", action="append", help="key that clients must send; may be repeated")
     add("--allow-origin", action="append", help="web origin allowed besides our own page")
     add("--resume-grace", help="seconds a stream without its viewer is kept (default: 30)")
+    add("--keep-videos", help="days that ended jobs and their videos are kept (default: for ever)")
     add("--max-sessions", help="live streams at most (default: what the device holds)")
     add("--random-weights", action="store_true", default=None, help=argparse.SUPPRESS)
 
 
-_FIELDS = {"api_key": "api_keys", "allow_origin": "allow_origins", "resume_grace": "resume_grace_s"}
+_FIELDS = {
+    "api_key": "api_keys",
+    "allow_origin": "allow_origins",
+    "resume_grace": "resume_grace_s",
+    "keep_videos": "keep_videos_days",
+}
 _LISTS = ("api_key", "allow_origin")
 
 
@@ -202,6 +211,7 @@ def read_settings(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
     names = (
         "role", "host", "port", "model", "data_dir", "redis_url", "device", "dtype", "codec",
         "text_device", "kernels", "policy", "tensor_devices", "api_key", "allow_origin", "resume_grace",
+        "keep_videos",
         "max_sessions", "random_weights",
     )  # fmt: skip
     values: dict[str, object] = {}

@@ -18,6 +18,7 @@ from server.fabric.connection import Connection
 from server.gateway.app import create_app
 from server.gateway.auth import Gate
 from server.gateway.context import Gateway
+from server.jobs.expiry import keep_sweeping
 from server.jobs.routes import JobParts, jobs_router
 from server.jobs.store import JobStore
 from server.redis_watch import watched
@@ -26,6 +27,7 @@ from server.wire.limits import MAX_SEED, Limits
 log = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES = 256 * 1024
+DAY_S = 86_400.0
 GOODBYE_S = 0.5
 """How long viewers have to read why the connection closes."""
 
@@ -95,8 +97,13 @@ def job_parts(settings: Settings, gateway: Gateway) -> JobParts:
     async def cards() -> list[ModelCard]:
         return list((await gateway.cards()).values())
 
+    keep = settings.keep_videos_days
     return JobParts(
-        JobStore(gateway.redis, lambda: datetime.now(UTC).timestamp()),
+        JobStore(
+            gateway.redis,
+            lambda: datetime.now(UTC).timestamp(),
+            keep_s=None if keep is None else keep * DAY_S,
+        ),
         cards=cards,
         data_dir=settings.data_dir,
         draw_seed=lambda: secrets.randbelow(MAX_SEED + 1),
@@ -115,7 +122,8 @@ async def run_gateway(
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     gateway = build_gateway(settings)
-    app = create_app(gateway, [jobs_router(job_parts(settings, gateway))])
+    parts = job_parts(settings, gateway)
+    app = create_app(gateway, [jobs_router(parts)])
     config = uvicorn.Config(
         app,
         ws="websockets-sansio",
@@ -135,6 +143,9 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    sweeping: asyncio.Task[None] | None = None
+    if settings.keep_videos_days is not None:
+        sweeping = asyncio.create_task(keep_sweeping(parts.store, parts.data_dir))
     told = asyncio.create_task(stopping.wait())
     await asyncio.wait({serving, told}, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
@@ -142,6 +153,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         await asyncio.sleep(GOODBYE_S)
         server.should_exit = True
     told.cancel()
+    if sweeping is not None:
+        sweeping.cancel()
     await serving
 
 

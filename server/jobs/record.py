@@ -79,6 +79,7 @@ class JobRecord:
         events: Sequence number of the last event.
         fingerprint: What made the committed segments; empty before there is a claim.
         result: File name of the finished video, once completed.
+        expires_at: When it is deleted; None while it runs and where jobs are kept for ever.
     """
 
     id: str
@@ -94,6 +95,7 @@ class JobRecord:
     error: JobError | None = None
     fingerprint: str = ""
     result: str | None = None
+    expires_at: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -124,7 +126,7 @@ class JobRecord:
             "created_at": int(self.created_at),
             "started_at": None if self.started_at is None else int(self.started_at),
             "completed_at": int(self.completed_at) if ended and self.completed_at else None,
-            "expires_at": None,
+            "expires_at": int(self.expires_at) if ended and self.expires_at else None,
             "prompt": request.prompt,
             "prompts": [
                 {"t": p.at_s, "prompts": [{"text": x.text, "weight": x.weight} for x in p.parts]}

@@ -14,7 +14,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from server.fabric.claim import Claim
@@ -81,11 +81,20 @@ class JobStore:
         redis: Connection,
         clock: WallClock,
         on_ended: Callable[[str], None] = lambda status: None,
+        keep_s: float | None = None,
     ) -> None:
-        """Use a Redis; ``on_ended`` is told the status of every job that is ended through here."""
+        """Use a Redis.
+
+        Args:
+            redis: Holds the records.
+            clock: For the times that clients see.
+            on_ended: Told the status of every job that is ended through here.
+            keep_s: How long ended jobs are kept; None is for ever.
+        """
         self._redis = redis
         self._clock = clock
         self._on_ended = on_ended
+        self._keep_s = keep_s
 
     async def reserve(self) -> str:
         """Return a fresh job id, so that files can be put in place before the job exists."""
@@ -153,7 +162,14 @@ class JobStore:
 
     async def get(self, job_id: str) -> JobRecord | None:
         """Return a job; None when there is none."""
-        return read_job(await read_record(self._redis, "job", job_id))
+        job = read_job(await read_record(self._redis, "job", job_id))
+        if job is None or not job.ended or self._keep_s is None:
+            return job
+        return replace(job, expires_at=(job.completed_at or job.created_at) + self._keep_s)
+
+    def expired(self, job: JobRecord) -> bool:
+        """Whether a job has been kept long enough."""
+        return job.expires_at is not None and job.expires_at <= self._clock()
 
     async def page(self, *, after: str | None, limit: int, newest_first: bool) -> Page:
         """Return jobs behind ``after``; a deleted job's id still marks its place.
