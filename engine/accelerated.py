@@ -175,7 +175,7 @@ def _saving(
 
 def _odd_size(model: LoadedModel, pool: KVPool) -> tuple[int, int] | None:
     """Return a size of the model whose latent frame is not one page of the pool."""
-    for width, height in model.entry.sizes:
-        if math.prod(model.entry.transformer.grid(height // 8, width // 8)) != pool.page_tokens:
-            return width, height
+    for size in model.entry.sizes:
+        if math.prod(model.entry.transformer.grid_of(size)) != pool.page_tokens:
+            return size
     return None

@@ -132,9 +132,9 @@ def check_devices(entry: ModelEntry, devices: int) -> None:
 
 def _possible(entry: ModelEntry, devices: int) -> bool:
     try:
-        for width, height in entry.sizes:
+        for size in entry.sizes:
             config = entry.transformer
-            plan_bands(config, config.grid(height // 8, width // 8), devices)
+            plan_bands(config, config.grid_of(size), devices)
     except ValueError:
         return False
     return True

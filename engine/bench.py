@@ -23,7 +23,7 @@ import torch
 from engine import work_policy
 from engine.benchmark import Case, run_case, with_share
 from engine.device import open_device
-from engine.dtype import choose_dtype
+from engine.dtype import MEASURED, dtype_named
 from engine.flops import matmul_rate
 from engine.work_policy import WorkPolicy
 from kernels.fp8 import check_fp8
@@ -41,9 +41,6 @@ from models.text_encoder import TextEncoderConfig
 from models.vae import VaeConfig
 
 __all__ = ["device_name", "main", "shrunk"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DEFAULT_WINDOW_FRAMES = 21
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kernels", default="auto", help="auto, torch, sdpa, cudnn, flash or triton")
     add("--mode", help="eager, captured or both; both when absent, on a CUDA device")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    add("--dtype", choices=("auto", *DTYPES), default="auto")
+    add("--dtype", choices=("auto", *MEASURED), default="auto")
     add("--json", action="store_true", help="end with one line of JSON")
     return parser
 
@@ -95,7 +92,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     policy = work_policy.from_flags(options)
     policy.check_steps(options.steps)
     device = open_device(options.device)
-    dtype = DTYPES.get(options.dtype) or choose_dtype(device, clock)
+    dtype = dtype_named(options.dtype, device, clock)
     random = options.random_weights or options.shrink
     entry = shipped(find(options.model)) if random else locate(options.model, None)[0]
     if options.shrink:
@@ -154,12 +151,9 @@ def _case(
     chunks: int,
 ) -> Case:
     """Return what all rows have in common."""
-    own = entry.cache
-    if own.window_frames is None:
-        own = replace(own, window_frames=DEFAULT_WINDOW_FRAMES)
-    cache = policy.cache(own)
+    cache = policy.cache(replace(entry.cache, window_frames=entry.cache.planned_window))
     window, sink = cache.window_frames, cache.sink_frames
-    assert window is not None, "a window was given above"
+    assert window is not None, "a window is planned above"
     most = len(entry.sampler.steps)
     steps = policy.sampler(entry.sampler).num_steps if options.steps is None else options.steps
     if not 1 <= steps <= most:

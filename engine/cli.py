@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 
 from engine import bench, work_policy
@@ -28,7 +27,7 @@ from engine.clips import Clip, make_clips
 from engine.config import EngineConfig
 from engine.cost_table import CostTable
 from engine.device import open_device
-from engine.dtype import choose_dtype
+from engine.dtype import MEASURED, dtype_named
 from engine.engine import Engine
 from engine.followers import Followers, devices_from
 from engine.requests import ClipRequest, check_names, parse_switch, read_requests
@@ -38,8 +37,6 @@ from models.accelerate import accelerate
 from models.interface import LoadedModel
 from models.loading import load_model
 from models.text_host import TextPlacement
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="devices that share every clip, each with a process of its own; from --device on",
     )
-    add("--dtype", choices=("auto", *DTYPES), default="auto")
+    add("--dtype", choices=("auto", *MEASURED), default="auto")
     add("--cache-dir", type=Path, help="where fetched weights are")
     add(
         "--codec", help="one of the model's codecs, such as wan-vae or taehv; its default if absent"
@@ -155,7 +152,7 @@ def _generate(options: argparse.Namespace, requests: Sequence[ClipRequest]) -> d
         raise ValueError(f"--tensor-devices {devices}; it must be at least 1")
     policy.check_devices(devices)
     devices_from(device, devices)
-    dtype = DTYPES.get(options.dtype) or choose_dtype(device, time.monotonic)
+    dtype = dtype_named(options.dtype, device, time.monotonic)
     model = load_model(
         options.model,
         device=device,

@@ -14,9 +14,6 @@ from models.paged_kv import KVPool
 SMALL_TEXT_DIM = 1024
 """Text encoders up to this width take milliseconds and run between two ticks."""
 
-UNBOUNDED_WINDOW_FRAMES = 21
-"""Latent frames planned for a stream of a model that attends to everything."""
-
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -86,7 +83,7 @@ def plan_memory(model: LoadedModel, config: EngineConfig, free_bytes: int) -> Me
     """
     sizes = model.entry.sizes
     network = model.entry.transformer
-    frame_tokens = [math.prod(network.grid(height // 8, width // 8)) for width, height in sizes]
+    frame_tokens = [math.prod(network.grid_of(size)) for size in sizes]
     page_tokens = config.page_tokens or math.gcd(*frame_tokens)
     for (width, height), tokens in zip(sizes, frame_tokens, strict=True):
         if tokens % page_tokens:
@@ -94,7 +91,7 @@ def plan_memory(model: LoadedModel, config: EngineConfig, free_bytes: int) -> Me
                 f"pages of {page_tokens} tokens with {width}x{height}; a latent frame of that size "
                 f"has {tokens} tokens and a page must divide it; change page_tokens"
             )
-    frames = model.entry.cache.window_frames or UNBOUNDED_WINDOW_FRAMES
+    frames = model.entry.cache.planned_window
     # On the CPU all devices' parts lie in the same memory, which is that of one device.
     heads = network.num_heads // (1 if model.device.type == "cpu" else config.devices)
     page_bytes = KVPool.page_bytes(

@@ -56,7 +56,7 @@ def chunk_flops(entry: ModelEntry, size: tuple[int, int], steps: int, attended: 
         attended: latent frames, see ``attended_frames``.
     """
     config = entry.transformer
-    hw = math.prod(config.grid(size[1] // 8, size[0] // 8))
+    hw = math.prod(config.grid_of(size))
     one = pass_flops(config, entry.cache.chunk_frames * hw, attended * hw)
     return chunk_passes(entry.sampler, steps) * one
 

@@ -45,7 +45,7 @@ def measure_costs(
     sizes = list(dict.fromkeys((height // 8, width // 8) for width, height in entry.sizes))
     latent_hw = sizes[0]
     frames = entry.cache.chunk_frames
-    window = generator.window_frames(max(frames, 21))
+    window = generator.window_frames(max(frames, entry.cache.planned_window))
     streams: list[Stream] = []
 
     def open_all(latent_hw: tuple[int, int]) -> None:

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
+from kernels.number_format import NumberFormat
 from models.policy import CachePolicy
 
 if TYPE_CHECKING:
     from models.sampler import Sampler
 
-__all__ = ["Format", "WorkPolicy", "add_flags", "from_flags"]
-
-Format = Literal["plain", "fp8"]
+__all__ = ["WorkPolicy", "add_flags", "from_flags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,8 @@ class WorkPolicy:
     sink: int | None = None
     merge_clean_pass: bool = False
     keep_pages: int | None = None
-    linear: Format = "plain"
-    attention: Format = "plain"
+    linear: NumberFormat = "plain"
+    attention: NumberFormat = "plain"
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -59,9 +58,9 @@ class WorkPolicy:
                     "leave it out for the exact path"
                 )
         for name, format in (("linear", self.linear), ("attention", self.attention)):
-            if format not in get_args(Format):
+            if format not in get_args(NumberFormat):
                 raise ValueError(
-                    f"policy {name}={format}; known are {', '.join(get_args(Format))}; choose one"
+                    f"policy {name}={format}; known are {', '.join(get_args(NumberFormat))}; choose one"
                 )
 
     @classmethod
@@ -194,8 +193,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--sink", type=int, help="of the window; the model's own when absent")
     add("--merge-clean-pass", action="store_true", help="in the next chunk's first pass")
     add("--keep-pages", type=int, help="best older pages attended to; all when absent")
-    add("--linear", choices=get_args(Format), default="plain", help="format of linear layers")
-    add("--attention", choices=get_args(Format), default="plain", help="format of self-attention")
+    add("--linear", choices=get_args(NumberFormat), default="plain", help="format of linear layers")
+    add(
+        "--attention",
+        choices=get_args(NumberFormat),
+        default="plain",
+        help="format of self-attention",
+    )
 
 
 def from_flags(options: argparse.Namespace) -> WorkPolicy:

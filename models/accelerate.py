@@ -4,25 +4,22 @@ The weights and what the network computes stay the same, up to rounding; names o
 dict do not, so this comes after loading. It knows nothing of pages or sessions.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from kernels.fp8 import Fp8Linear
 from kernels.interface import Kernels
+from kernels.number_format import NumberFormat
 from models.kv import KVView, QKNorm
 from models.transformer import Block, CausalWan, SelfAttention
 
-__all__ = ["LinearKind", "accelerate"]
-
-LinearKind = Literal["plain", "fp8"]
+__all__ = ["accelerate"]
 
 
 class JoinedSelfAttention(nn.Module):
     """Self-attention whose three projections are one product."""
 
-    def __init__(self, attention: SelfAttention, linear: LinearKind, kernels: Kernels) -> None:
+    def __init__(self, attention: SelfAttention, linear: NumberFormat, kernels: Kernels) -> None:
         super().__init__()
         parts = (attention.q, attention.k, attention.v)
         weight = torch.cat([part.weight for part in parts])
@@ -62,7 +59,7 @@ class Fp8FeedForward(nn.Module):
 
 
 def accelerate(
-    network: CausalWan, kernels: Kernels, linear: LinearKind = "plain", *, join: bool = True
+    network: CausalWan, kernels: Kernels, linear: NumberFormat = "plain", *, join: bool = True
 ) -> CausalWan:
     """Change ``network`` in place and return it.
 

@@ -88,3 +88,12 @@ class TransformerConfig:
                 f"{columns}; choose a size in pixels that divides by {8 * rows} and {8 * columns}"
             )
         return height // rows, width // columns
+
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Tokens in height and width of a latent frame of pictures of (width, height) pixels.
+
+        Raises:
+            ValueError: as ``grid``.
+        """
+        width, height = size
+        return self.grid(height // 8, width // 8)

@@ -17,8 +17,6 @@ from models.transformer import CausalWan
 
 __all__ = ["Needs", "describe", "needs", "parameters"]
 
-_UNBOUNDED_WINDOW_FRAMES = 21  # what a plan assumes for a model that attends to everything
-
 
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -87,9 +85,9 @@ def needs(
     """
     config = entry.transformer
     chosen = entry.codec_named(codec)
-    width, height = size or entry.sizes[0]
-    rows, columns = config.grid(height // 8, width // 8)
-    frames = entry.cache.window_frames or _UNBOUNDED_WINDOW_FRAMES
+    size = size or entry.sizes[0]
+    width, height = size
+    rows, columns = config.grid_of(size)
     per_token = 2 * config.dim * config.num_layers * element_bytes
     with torch.device("meta"):
         counts = [
@@ -101,7 +99,7 @@ def needs(
         transformer_bytes=counts[0],
         codec_bytes=counts[1],
         text_bytes=counts[2],
-        kv_bytes=per_token * rows * columns * frames,
+        kv_bytes=per_token * rows * columns * entry.cache.planned_window,
         prompt_bytes=per_token * config.text_len,
         decoder_state_bytes=element_bytes
         * chosen.config.decoder_state_elements(height // 8, width // 8),

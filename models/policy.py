@@ -9,6 +9,9 @@ from typing import Literal
 
 __all__ = ["CachePolicy", "Recache", "RopeMode"]
 
+PLANNED_WITHOUT_WINDOW = 21
+"""Latent frames planned for a stream of a model that attends to everything."""
+
 RopeMode = Literal["absolute", "window"]
 Recache = Literal["bidirectional", "block_causal", "every_chunk", "none"]
 
@@ -71,6 +74,11 @@ class CachePolicy:
             raise ValueError(
                 f"past_weight {self.past_weight}; it is a factor above 0 and at most 1"
             )
+
+    @property
+    def planned_window(self) -> int:
+        """Latent frames to plan a stream for: its window, or what is assumed of one without end."""
+        return self.window_frames or PLANNED_WITHOUT_WINDOW
 
     def chunk_size(self, chunk_index: int) -> int:
         """Latent frames of a chunk of a stream that started without frames of its own."""

@@ -128,9 +128,10 @@ def fetch(words: Sequence[str]) -> int:
 
 def convert(words: Sequence[str]) -> int:
     """Write a model's transformer as one safetensors file in the project's layout."""
+    from engine.dtype import DTYPES
     from models.checkpoint import CheckpointError
     from models.convert import convert as write
-    from server.worker.build import DTYPES, cache_dir
+    from server.worker.build import cache_dir
 
     parser = _parser("convert", "Write one safetensors file with a card; load it by its folder.")
     parser.add_argument("model", help="a name, or NAME@path for other weights of the same kind")

@@ -133,9 +133,9 @@ def fake_model(
 
 def memory_for(model: LoadedModel, streams: int) -> MemoryPlan:
     """Plan room for exactly ``streams`` streams."""
-    width, height = model.entry.sizes[0]
-    rows, columns = model.entry.transformer.grid(height // 8, width // 8)
-    extent = model.entry.cache.window_frames or 21
+    size = width, height = model.entry.sizes[0]
+    rows, columns = model.entry.transformer.grid_of(size)
+    extent = model.entry.cache.planned_window
     state = model.codec.state_bytes(height, width)
     return MemoryPlan(rows * columns, 1 + streams * extent, extent, streams * state)
 

@@ -18,7 +18,7 @@ from engine.assemble import assemble
 from engine.bands import check_devices
 from engine.config import EngineConfig
 from engine.device import open_device
-from engine.dtype import choose_dtype
+from engine.dtype import dtype_named
 from engine.engine import Engine
 from engine.followers import Followers, devices_from
 from engine.work_policy import WorkPolicy
@@ -35,8 +35,6 @@ from server.config import Settings
 from server.worker.listing import ModelListing
 
 Say = Callable[[str], None]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class CannotServe(Exception):
@@ -109,9 +107,7 @@ def build(settings: Settings, say: Say) -> Built:
         raise CannotServe(f"{settings.model} cannot be served: {error}") from error
     if settings.dtype == "auto":
         say(f"measuring which dtype {device} computes fastest")
-        dtype = choose_dtype(device, time.monotonic)
-    else:
-        dtype = DTYPES[settings.dtype]
+    dtype = dtype_named(settings.dtype, device, time.monotonic)
     named = f"{device} {str(dtype).removeprefix('torch.')}"
     if devices > 1:
         named = f"{devices} x {named}"

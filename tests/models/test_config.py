@@ -9,6 +9,7 @@ def test_a_latent_divides_into_patches():
     config = TransformerConfig(32, 48, 2, 1)
     assert config.head_dim == 16
     assert config.grid(60, 104) == (30, 52)
+    assert config.grid_of((832, 480)) == (30, 52)
     with pytest.raises(ValueError, match="latent of 61x104; height must be a multiple of 2"):
         config.grid(61, 104)
 

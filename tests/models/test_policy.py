@@ -32,6 +32,11 @@ def test_no_frame_comes_back_once_it_left(chunk, sink, more, chunks):
         seen = set(attended)
 
 
+def test_a_stream_without_a_window_is_planned_with_one_of_21_latent_frames():
+    assert CachePolicy().planned_window == 21
+    assert CachePolicy(window_frames=9).planned_window == 9
+
+
 def test_only_the_first_chunk_can_be_a_single_frame():
     assert [CachePolicy().chunk_size(index) for index in range(3)] == [3, 3, 3]
     alone = CachePolicy(independent_first_frame=True)
