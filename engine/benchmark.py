@@ -13,7 +13,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from engine.accelerated import EXACT, generator_factory
 from engine.config import make_current
 from engine.flops import Clock, attended_frames, chunk_flops, chunk_passes
-from engine.frame_copy import FrameDecoder, PendingFrames
+from engine.frame_copy import FrameDecoder, Mark, PendingFrames
 from engine.stream import Stream
 from engine.work_policy import WorkPolicy
 from kernels.interface import Kernels
@@ -142,6 +142,14 @@ def with_share(row: dict[str, Any], rate: float) -> dict[str, Any]:
     return row | {"share_of_matmul_rate": round(row["denoise_tflops"] * 1e12 / rate, 3)}
 
 
+class _Chunk(NamedTuple):
+    """One chunk of every stream, its frames maybe still on their way."""
+
+    begun: Mark
+    denoised: Mark
+    frames: list[PendingFrames]
+
+
 class _Bench:
     """Streams, generator and decoder of one case."""
 
@@ -193,21 +201,21 @@ class _Bench:
         shape = (self.frames, self.model.entry.transformer.out_channels, *self.latent_hw)
         return torch.stack([noise(row, self.chunk, step, shape) for row in range(self.case.batch)])
 
-    def step(self, clock: Clock) -> _Mark:
-        """Make one chunk of every stream; what it returns knows when it is complete."""
-        begun, started = _event(self.model.device), clock()
+    def step(self, clock: Clock) -> _Chunk:
+        """Make one chunk of every stream, or on a GPU ask for it."""
+        begun = Mark(self.model.device, clock)
         latents = self.generator.chunk(
             self.streams, self.frames, self.prompts, [False] * self.case.batch, self.schedule,
             self._drawn,
         )  # fmt: skip
-        denoised, host_s = _event(self.model.device), clock() - started
+        denoised = Mark(self.model.device, clock)
         frames: list[PendingFrames] = []
         if self.decoder is not None:
             for row, stream in enumerate(self.streams):
                 shown, stream.decoder = self.decoder.decode(latents[row : row + 1], stream.decoder)
                 frames.append(shown)
         self.chunk += 1
-        return _Mark(begun, denoised, host_s, frames)
+        return _Chunk(begun, denoised, frames)
 
     def _drawn(self, step: int) -> Tensor:
         drawn = self.draw(step)
@@ -215,23 +223,25 @@ class _Bench:
 
     def run(self, chunks: int, clock: Clock, until: float) -> tuple[list[float], list[float]]:
         """Run chunks with at most two in flight; seconds between completions, and of passes."""
-        marks: deque[_Mark] = deque()
+        made: deque[_Chunk] = deque()
         ends: list[float] = []
         passes: list[float] = []
 
         def finish() -> None:
-            mark = marks.popleft()
-            passes.append(mark.finish(clock))
+            chunk = made.popleft()
+            for frames in chunk.frames:
+                frames.result()
+            passes.append(chunk.begun.until(chunk.denoised))
             ends.append(clock())
 
         in_flight = 2 if self.model.device.type == "cuda" else 1
         for _ in range(chunks):
-            marks.append(self.step(clock))
-            if len(marks) >= in_flight:
+            made.append(self.step(clock))
+            if len(made) >= in_flight:
                 finish()
             if clock() > until:
                 break
-        while marks:
+        while made:
             finish()
         return ends, passes
 
@@ -263,37 +273,6 @@ class _Bench:
             if clock() - start > limit_s:
                 break
         return clips, passes, warm
-
-
-class _Mark:
-    """When a chunk began, when it was denoised, and its frames."""
-
-    def __init__(
-        self,
-        begun: torch.cuda.Event | None,
-        denoised: torch.cuda.Event | None,
-        host_s: float,
-        frames: list[PendingFrames],
-    ) -> None:
-        self._begun, self._denoised, self._host_s = begun, denoised, host_s
-        self._frames = frames
-
-    def finish(self, clock: Clock) -> float:
-        """Wait for the chunk; return the seconds its denoising took."""
-        for frames in self._frames:
-            frames.result()
-        if self._begun is None or self._denoised is None:
-            return self._host_s
-        self._denoised.synchronize()
-        return self._begun.elapsed_time(self._denoised) / 1000
-
-
-def _event(device: torch.device) -> torch.cuda.Event | None:
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event(enable_timing=True)
-    event.record(torch.cuda.current_stream(device))
-    return event
 
 
 def _peak_memory(device: torch.device) -> int:
