@@ -1,8 +1,10 @@
 """Embeddings of texts and keys of blends, kept across sessions by content.
 
 The embedding of a blend is the weighted sum of its texts' embeddings, as Krea Realtime's
-transitions do; the network turns it into keys and values once. Both caches forget what was used
-longest ago when they exceed their bytes; a session keeps what it is using by a reference.
+transitions do; the network turns it into keys and values once. Texts that clean to the same words
+share one embedding, and of each only the rows up to its end are kept, which are few. Both caches
+forget what was used longest ago when they exceed their bytes; a session keeps what it is using by
+a reference.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engine.asked import Prompts
 from engine.config import make_current
 from models.interface import TextEncoder
+from models.tokenizer import clean
 from models.transformer import PromptKV
 
 K = TypeVar("K")
@@ -57,6 +61,29 @@ class ByteCache(Generic[K, V]):
         return value
 
 
+class Embedding(NamedTuple):
+    """A text's embedding without the zeros behind its end.
+
+    Attributes:
+        rows: ``[1, R, text_dim]``.
+        length: rows P with the zeros.
+    """
+
+    rows: Tensor
+    length: int
+
+    @classmethod
+    def of(cls, padded: Tensor) -> Embedding:
+        """Copy the rows of ``padded [1, P, text_dim]`` up to the last that is not zero."""
+        (used,) = padded[0].any(-1).nonzero(as_tuple=True)
+        end = int(used[-1]) + 1 if len(used) else 0
+        return cls(padded[:, :end].clone(), padded.shape[1])
+
+    def padded(self) -> Tensor:
+        """Return ``[1, P, text_dim]``."""
+        return functional.pad(self.rows, (0, 0, 0, self.length - self.rows.shape[1]))
+
+
 class PromptStore:
     """Turns blends of texts into what cross-attention reads.
 
@@ -77,11 +104,13 @@ class PromptStore:
     ) -> None:
         self._text = text
         self._prompt_kv = prompt_kv
-        self._embeddings: ByteCache[str, Tensor] = ByteCache(limit_bytes, lambda x: x.nbytes)
+        self._embeddings: ByteCache[str, Embedding] = ByteCache(
+            limit_bytes, lambda embedding: embedding.rows.nbytes
+        )
         self._executor: ThreadPoolExecutor | None = None
         if ahead_on is not None:
             self._executor = ThreadPoolExecutor(1, "text-encoder", make_current, (ahead_on,))
-        self._asked: dict[str, Future[Tensor]] = {}
+        self._asked: dict[str, Future[Embedding]] = {}
         self._prepared: ByteCache[Prompts, PromptKV] = ByteCache(limit_bytes, kv_bytes)
 
     def request(self, texts: Iterable[str]) -> None:
@@ -93,9 +122,9 @@ class PromptStore:
             if asked.done():
                 del self._asked[text]
                 if asked.exception() is None:
-                    self._embeddings.get(text, asked.result)
+                    self._embeddings.get(clean(text), asked.result)
         for text in texts:
-            if text not in self._embeddings and text not in self._asked:
+            if text not in self._asked and clean(text) not in self._embeddings:
                 self._asked[text] = self._executor.submit(self._encode, text)
 
     def ready(self, texts: Iterable[str]) -> bool:
@@ -113,14 +142,14 @@ class PromptStore:
             self._executor.shutdown(cancel_futures=True)
 
     @torch.inference_mode()
-    def _encode(self, text: str) -> Tensor:
-        return self._text.encode([text])
+    def _encode(self, text: str) -> Embedding:
+        return Embedding.of(self._text.encode([text]))
 
     def _embed(self, mix: Prompts) -> Tensor:
         def one(text: str) -> Tensor:
             asked = self._asked.pop(text, None)
             make = (lambda: self._encode(text)) if asked is None else asked.result
-            return self._embeddings.get(text, make)
+            return self._embeddings.get(clean(text), make).padded()
 
         if len(mix) == 1:
             return one(mix[0].text)

@@ -231,9 +231,3 @@ class TextEncoder:
         ids, mask = token_ids(self.tokenizer, texts, self.text_len, trim=True)
         rows: Tensor = self.network(ids.to(self.device), mask.to(self.device))
         return functional.pad(rows, (0, 0, 0, self.text_len - rows.shape[1]))
-
-    def encode_row(self, text: str) -> Tensor:
-        """Embed one prompt without padding, ``[its tokens, dim]``."""
-        ids, mask = token_ids(self.tokenizer, [text], self.text_len, trim=True)
-        rows: Tensor = self.network(ids.to(self.device), mask.to(self.device))
-        return rows[0]

@@ -1,9 +1,10 @@
 import threading
 
+import pytest
 import torch
 
 from engine.asked import PromptPart
-from engine.prompts import ByteCache, PromptStore, kv_bytes
+from engine.prompts import ByteCache, Embedding, PromptStore, kv_bytes
 from tests.fakes_engine import FakeNetwork, FakeText
 
 
@@ -35,6 +36,23 @@ def test_a_blend_is_the_weighted_sum_of_its_embeddings():
     torch.testing.assert_close(made[0], 0.75 * a + 0.25 * b)
     prompts.get((PromptPart("a", 1.0),))
     assert torch.equal(made[1], a)
+
+
+def test_texts_that_clean_to_the_same_words_share_one_embedding():
+    prompts, text, made = store()
+    for words in ("a red ball", "a  red ball ", "a red\nball"):
+        prompts.get((PromptPart(words),))
+    assert text.encoded == ["a red ball"]
+    assert all(torch.equal(context, made[0]) for context in made)
+
+
+@pytest.mark.parametrize("words", [0, 3, 12])
+def test_an_embedding_is_kept_without_the_zeros_behind_its_end(words):
+    padded = torch.zeros(1, 12, 16, dtype=torch.bfloat16)
+    padded[:, :words] = torch.randn(words, 16, generator=torch.Generator().manual_seed(0))
+    kept = Embedding.of(padded)
+    assert kept.rows.untyped_storage().nbytes() == words * 16 * 2
+    assert torch.equal(kept.padded(), padded)
 
 
 def test_memory_is_bounded_and_the_least_recently_used_goes_first():

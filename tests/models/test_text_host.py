@@ -1,4 +1,7 @@
-"""The text encoder's host: one embedding per text, bounded, wherever the network lives."""
+"""The text encoder's host: one text and one caller at a time, wherever the network lives."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,31 +16,34 @@ SMALL = TextEncoderConfig(
 CPU = torch.device("cpu")
 
 
-class Counting(TextEncoder):
-    """Counts the texts that reach the network."""
+class Watched(TextEncoder):
+    """Asserts that the network works without gradients and for one caller at a time."""
 
-    seen = 0
+    busy = False
 
-    def encode_row(self, text):
-        self.seen += 1
+    def encode(self, texts):
         assert not torch.is_grad_enabled()
-        return super().encode_row(text)
+        assert not self.busy
+        self.busy = True
+        time.sleep(0.001)
+        embedded = super().encode(texts)
+        self.busy = False
+        return embedded
 
 
 def make(**options):
     network = UMT5(SMALL)
     network.init_weights(torch.Generator().manual_seed(0))
-    encoder = Counting(network, ByteTokenizer())
+    encoder = Watched(network, ByteTokenizer())
     return TextEncoderHost(encoder, device=CPU, dtype=torch.float32, **options), encoder
 
 
-def test_sessions_with_the_same_words_share_one_embedding():
-    host, encoder = make()
-    first = host.encode(["a red  ball", "blue"])
-    again = host.encode(["blue", "a red ball "])
-    assert encoder.seen == 2
-    assert torch.equal(first[0], again[1])
-    assert torch.equal(first[1], again[0])
+def test_callers_of_several_threads_wait_for_each_other():
+    host, _ = make()
+    alone = host.encode(["a"])
+    with ThreadPoolExecutor(4) as threads:
+        for embedded in threads.map(host.encode, [["a"]] * 12):
+            assert torch.equal(embedded, alone)
 
 
 @torch.no_grad()
@@ -50,29 +56,6 @@ def test_an_embedding_does_not_depend_on_its_batch():
     (one, _), (other, _) = make(), make()
     together = one.encode(["a", "a long prompt"])
     assert torch.equal(together[:1], other.encode(["a"]))
-
-
-def test_the_least_recently_used_text_is_forgotten():
-    host, encoder = make(capacity=2)
-    host.encode(["a", "b"])
-    host.encode(["a"])
-    host.encode(["c"])
-    assert len(host) == 2
-    host.encode(["a", "c"])
-    assert encoder.seen == 3
-    host.encode(["b"])
-    assert encoder.seen == 4
-
-
-def test_a_batch_larger_than_the_memory_is_still_answered():
-    host, _ = make(capacity=1)
-    assert host.encode(["a", "b", "c"]).shape == (3, 12, 16)
-    assert len(host) == 1
-
-
-def test_no_room_is_refused():
-    with pytest.raises(ValueError, match="capacity 0"):
-        make(capacity=0)
 
 
 def test_embeddings_arrive_in_the_models_dtype():
@@ -88,13 +71,11 @@ def test_an_offloaded_network_visits_the_device_only_to_work(fails, monkeypatch)
     moves = []
     monkeypatch.setattr(encoder.network, "to", lambda place: moves.append(str(place)))
     if fails:
-        monkeypatch.setattr(encoder, "encode_row", lambda text: 1 / 0)
+        monkeypatch.setattr(encoder, "encode", lambda texts: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             host.encode(["a"])
     else:
-        host._device = CPU
         host.encode(["a"])
-        host.encode(["a"])  # remembered: no second visit
     assert moves == ["cpu", "cpu"]
 
 

@@ -186,9 +186,9 @@ async def test_viewers_with_the_same_words_share_one_embedding(
     host = built.engine.model.text
     assert isinstance(host, TextEncoderHost)
     embedded: list[str] = []
-    encode = host.encoder.encode_row
+    encode = host.encoder.encode
     monkeypatch.setattr(
-        host.encoder, "encode_row", lambda text: (embedded.append(text), encode(text))[1]
+        host.encoder, "encode", lambda texts: (embedded.extend(texts), encode(texts))[1]
     )
     for words in (
         "words never seen before",
