@@ -1,8 +1,8 @@
 """The Lua scripts of the job store: each is one state change, done whole or not at all.
 
 Redis 6.2 commands only. ``ours`` is the fence: the claim's epoch is still the record's and
-the job is in progress. Cancelling and deleting take the next epoch, so the owner's next
-write, and its renewal of the claim, fail.
+the job is in progress, or waits for its claimed work to begin. Cancelling and deleting take
+the next epoch, so the owner's next write, and its renewal of the claim, fail.
 """
 
 from server.fabric.connection import Script
@@ -120,8 +120,10 @@ return 1
 )
 
 END = Script(
-    _IN_PROGRESS
+    _OURS
     + """
+-- What fails between the claim and the beginning of the work fails at once, too.
+if held[2] ~= 'in_progress' and held[2] ~= 'queued' then return 0 end
 redis.call('HSET', record, 'state', ARGV[2], 'completed_at', ARGV[3], ARGV[4], ARGV[5])
 emit(record, events, 'video.' .. ARGV[2])
 redis.call('XACK', KEYS[4], ARGV[6], ARGV[7])

@@ -104,10 +104,10 @@ class JobFolder:
     def tidy(self, segments: Sequence[Segment]) -> None:
         """Remove what an ended job does not need: states, and files of claims that were lost.
 
-        Harmless when nothing is there.
+        Harmless when nothing is there, or nothing can be reached.
         """
         keep = {name for segment in segments for name in (segment.name, segment.init)}
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             for path in self.path.iterdir():
                 ours = _NAME.fullmatch(path.name) or path.suffix in (".part", ".state")
                 if ours and path.name not in keep:

@@ -315,6 +315,21 @@ async def test_a_full_disk_fails_the_job_in_words(
     assert "No space left on device" in failed.error.message
 
 
+async def test_a_data_folder_that_cannot_be_used_fails_the_job_at_once_and_leaves_no_ticket(
+    parts: RunnerParts, store: JobStore, fabric: Connection, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    broken = dataclasses.replace(parts, data_dir=tmp_path / "file")
+    job = await make(store)
+    await JobRunner(broken)(await take(fabric))
+    failed = await store.get(job.id)
+    assert failed is not None
+    assert failed.error is not None
+    assert (failed.status, failed.error.code) == ("failed", "storage_failed")
+    assert "Not a directory" in failed.error.message
+    assert await fabric.do("XLEN", "lt1:work:job:tiny") == 0
+
+
 async def test_a_lost_claim_does_nothing(
     parts: RunnerParts, store: JobStore, fabric: Connection, engine: FakeEngine
 ) -> None:
