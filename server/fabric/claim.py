@@ -40,7 +40,8 @@ _CLAIM = Script(
       if takeovers > limit then
         local reason = takeovers - 1 .. ' workers took this over and none made progress; last: '
           .. (redis.call('HGET', record, 'worker') or 'unknown')
-        redis.call('HSET', record, 'state', 'dead', 'error', reason)
+        redis.call('HSET', record, 'state', 'dead', 'error', reason,
+          'completed_at', redis.call('TIME')[1])
         redis.call('HINCRBY', record, 'epoch', 1)
         redis.call('XADD', dead, 'MAXLEN', '~', 1000, '*', 'kind', ARGV[6], 'id', ARGV[7],
           'model', ARGV[8], 'reason', reason)

@@ -24,21 +24,25 @@ async def sweep(store: JobStore, data_dir: Path) -> int:
     while True:
         page = await store.page(after=after, limit=PAGE, newest_first=False)
         for job in page.jobs:
-            if store.expired(job) and await store.delete(job.id):
+            if not store.expired(job.created_at):
+                return gone  # they come in the order in which they were made
+            if job.ended and store.expired(job.completed_at) and await store.delete(job.id):
                 await asyncio.to_thread(JobFolder(data_dir, job.id).remove)
                 gone += 1
-        if not page.has_more or not page.jobs:
+        if not page.has_more:
             return gone
-        after = page.jobs[-1].id
+        after = page.last
 
 
 async def keep_sweeping(store: JobStore, data_dir: Path, every_s: float = LOOK_S) -> None:
-    """Sweep until cancelled; a Redis or a disk that fails is tried again the next time."""
+    """Sweep until cancelled; whatever fails is tried again the next time."""
     while True:
         try:
             gone = await sweep(store, data_dir)
             if gone:
                 log.info("%d jobs had been kept long enough and were deleted", gone)
-        except (FabricError, OSError) as error:
+        except FabricError as error:
             log.warning("jobs that are due could not be deleted: %s", error)
+        except Exception:
+            log.exception("jobs that are due could not be deleted")
         await asyncio.sleep(every_s)

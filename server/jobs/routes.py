@@ -233,7 +233,7 @@ class _Routes:
                 "data": videos,
                 "has_more": page.has_more,
                 "first_id": videos[0]["id"] if videos else None,
-                "last_id": videos[-1]["id"] if videos else None,
+                "last_id": page.last,
             }
         )
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from server.fabric.claim import Claim
-from server.fabric.connection import Connection, Script, Word
+from server.fabric.connection import Connection, FabricError, Script, Word
 from server.fabric.keys import GROUP
 from server.fabric.keys import record as record_key
 from server.fabric.queue import WorkQueue
@@ -38,9 +38,16 @@ WallClock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of the list of jobs."""
+    """One page of the list of jobs.
+
+    Attributes:
+        jobs: Those that could be read.
+        last: The last one looked at, whether it could be read or not; None on an empty page.
+        has_more: Whether there are more behind it.
+    """
 
     jobs: tuple[JobRecord, ...]
+    last: str | None
     has_more: bool
 
 
@@ -163,13 +170,15 @@ class JobStore:
     async def get(self, job_id: str) -> JobRecord | None:
         """Return a job; None when there is none."""
         job = read_job(await read_record(self._redis, "job", job_id))
-        if job is None or not job.ended or self._keep_s is None:
+        if job is None or not job.ended or job.completed_at is None or self._keep_s is None:
             return job
-        return replace(job, expires_at=(job.completed_at or job.created_at) + self._keep_s)
+        return replace(job, expires_at=job.completed_at + self._keep_s)
 
-    def expired(self, job: JobRecord) -> bool:
-        """Whether a job has been kept long enough."""
-        return job.expires_at is not None and job.expires_at <= self._clock()
+    def expired(self, moment: float | None) -> bool:
+        """Whether what ended at ``moment`` has been kept long enough; nothing where it is None."""
+        if moment is None or self._keep_s is None:
+            return False
+        return moment + self._keep_s <= self._clock()
 
     async def page(self, *, after: str | None, limit: int, newest_first: bool) -> Page:
         """Return jobs behind ``after``; a deleted job's id still marks its place.
@@ -186,14 +195,17 @@ class JobStore:
             if newest_first
             else ["ZRANGEBYSCORE", keys.INDEX, start, end]
         )
-        found = await self._redis.do(*words, "LIMIT", 0, extra)
-        jobs = [await self._listed(job_id.decode()) for job_id in found[:limit]]
-        return Page(tuple(job for job in jobs if job is not None), len(found) > limit)
+        found = [one.decode() for one in await self._redis.do(*words, "LIMIT", 0, extra)]
+        jobs = [await self._listed(job_id) for job_id in found[:limit]]
+        last = found[:limit][-1] if found else None
+        return Page(tuple(job for job in jobs if job is not None), last, len(found) > limit)
 
     async def _listed(self, job_id: str) -> JobRecord | None:
         try:
             return await self.get(job_id)
-        except (ValueError, LookupError, TypeError, AssertionError):
+        except FabricError:
+            raise
+        except Exception:
             log.exception("%s cannot be read and is not listed; delete it", job_id)
             return None
 

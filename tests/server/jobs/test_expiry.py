@@ -1,11 +1,15 @@
 """Ended jobs go when they have been kept long enough, and nothing else does."""
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from server.fabric.claim import Dead, claim
 from server.fabric.connection import Connection, FabricError
+from server.fabric.keys import record as record_key
+from server.fabric.queue import WorkQueue
 from server.jobs.expiry import keep_sweeping, sweep
 from server.jobs.segments import JobFolder
 from server.jobs.store import JobStore
@@ -84,6 +88,44 @@ async def test_more_jobs_than_a_page_are_all_looked_at(
     clock.advance(3 * DAY_S)
     assert await sweep(store, tmp_path) == 6
     assert await store.get(ids[0]) is not None
+
+
+async def test_records_that_cannot_be_read_hide_none_behind_them(
+    store: JobStore, each_fabric: Connection, clock: FakeClock, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("server.jobs.expiry.PAGE", 2)
+    broken = [(await make(store)).id for _ in range(3)]
+    due = [(await make(store)).id for _ in range(2)]
+    for job_id in due:
+        await store.cancel(job_id)
+    for job_id in broken:
+        await each_fabric.do(
+            "HSET", record_key("job", job_id), "request", '{"prompts": [{"parts": [[null, 1.0]]}]}'
+        )
+    clock.advance(3 * DAY_S)
+    page = await store.page(after=None, limit=2, newest_first=False)
+    assert (page.jobs, page.last, page.has_more) == ((), broken[1], True)
+    assert await sweep(store, tmp_path) == 2
+    assert await store.get(due[0]) is None
+
+
+async def test_a_job_that_was_given_up_is_kept_from_then_on(
+    each_fabric: Connection, clock: FakeClock
+) -> None:
+    store = JobStore(each_fabric, lambda: datetime.now(UTC).timestamp(), keep_s=DAY_S)
+    job = await make(store)
+    await take(each_fabric)
+    for _ in range(3):
+        await take(each_fabric, "w2", silent_ms=0)
+    ticket = next(iter(await WorkQueue(each_fabric, "tiny", "job").take_over("w3", 0)))
+    assert isinstance(await claim(each_fabric, ticket, "w3"), Dead)
+    dead = await store.get(job.id)
+    assert dead is not None
+    assert dead.status == "failed"
+    assert dead.completed_at is not None
+    assert dead.completed_at >= int(job.created_at)
+    assert dead.expires_at == dead.completed_at + DAY_S
 
 
 async def test_a_redis_that_fails_is_asked_again(tmp_path: Path) -> None:
