@@ -61,7 +61,12 @@ class Keeper:
     async def _keep(self, states: KeptStates) -> bool:
         """Keep the state as it is now; False when there will be none to keep."""
         prompts = self._steering.prompts
-        data = await self._parts.bridge.snapshot(self._begin.spec.session_id)
+        try:
+            data = await self._parts.bridge.snapshot(self._begin.spec.session_id)
+        except Exception:
+            # A copy of a large state may not fit into memory; the stream itself is not harmed.
+            log.exception("stream %s: no state could be taken, none will be", self._session_id)
+            return False
         if data is None or len(data) > MAX_BYTES:
             return False
         # The engine is ahead of what viewers have; a state from there would skip pictures.

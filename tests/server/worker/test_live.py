@@ -184,6 +184,28 @@ async def test_a_stream_whose_state_cannot_be_kept_goes_on(
         await _others_go_on(served, viewer)
 
 
+async def test_a_stream_whose_state_does_not_fit_into_memory_goes_on(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    tried = threading.Event()
+
+    class Large(FakeEngine):
+        def snapshot(self, session_id: str) -> Snapshot | None:
+            tried.set()
+            raise MemoryError
+
+    states = KeptStates(tmp_path, lambda: 0.0, keep_s=0.01)
+    async with (
+        serving(redis_server.url, Large(), states=states) as served,
+        served.viewer() as viewer,
+    ):
+        session_id = (await viewer.start())["session_id"]
+        await viewer.chunk()
+        assert await asyncio.to_thread(tried.wait, timeout=20)
+        await _others_go_on(served, viewer)
+    assert states.read(session_id) is None
+
+
 async def _others_go_on(served: Served, viewer: Viewer) -> None:
     """See a stream that runs get on, on the worker it had, and another one start."""
     for _ in range(4):
