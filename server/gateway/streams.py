@@ -53,6 +53,15 @@ def _shown(record: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _listed(record: dict[str, str]) -> list[dict[str, Any]]:
+    """Return a stream as a list shows it; none where another release wrote its record."""
+    try:
+        return [_shown(record)]
+    except Exception:
+        log.exception("stream %s cannot be read and is not listed", record.get("id"))
+        return []
+
+
 async def _found(gateway: Gateway, session_id: str) -> dict[str, str]:
     record = await read_record(gateway.redis, "live", session_id)
     if not record:
@@ -116,7 +125,7 @@ def router(gateway: Gateway) -> APIRouter:
         for name in await redis.do("ZRANGE", keys.SESSIONS, 0, -1):
             record = await read_record(redis, "live", name.decode())
             if record:
-                found.append(_shown(record))
+                found += _listed(record)
             else:
                 await redis.do("ZREM", keys.SESSIONS, name)
         return {"object": "list", "data": found}

@@ -1,6 +1,7 @@
 import asyncio
 import io
 import itertools
+import json
 
 import av
 import httpx
@@ -8,6 +9,7 @@ import pytest
 
 from server.fabric import keys
 from server.fabric.queue import WorkQueue
+from server.fabric.record import create_record
 from server.gateway.auth import Gate
 from tests.conftest import RedisServer
 from tests.server.fakes import FakeEngine
@@ -52,6 +54,24 @@ async def test_streams_are_listed_shown_and_stopped(redis_server: RedisServer) -
         assert done["reason"] == "deleted"
         assert engine.sessions == {}
         assert (await http.get("/v1/streams")).json()["data"] == []
+
+
+async def test_a_stream_that_cannot_be_read_hides_no_other(redis_server: RedisServer) -> None:
+    async with (
+        serving(redis_server.url) as served,
+        served.viewer() as viewer,
+        httpx.AsyncClient(base_url=served.http) as http,
+    ):
+        start = await viewer.start()
+        redis, record = served.context.redis, keys.record("live", start["session_id"])
+        spec = json.loads(await redis.do("HGET", record, "spec"))
+        newer = {"id": "ses_newer", "state": "running", "model": "fake", "created_at": 1}
+        newer["spec"] = json.dumps({**spec, "of_another_release": 1})
+        await create_record(redis, "live", "ses_newer", newer)
+        await redis.do("ZADD", keys.SESSIONS, 1, "ses_newer")
+        answer = await http.get("/v1/streams")
+        assert answer.status_code == 200
+        assert [stream["id"] for stream in answer.json()["data"]] == [start["session_id"]]
 
 
 async def test_a_queued_stream_is_stopped_before_it_begins(redis_server: RedisServer) -> None:
