@@ -16,13 +16,22 @@ from kernels.fp8_attention import fp8_attention
 from kernels.interface import Kernels
 from kernels.sparse import SparsePages
 from models.accelerate import accelerate
+from models.entry import ModelEntry
 from models.interface import LoadedModel
 from models.kv import KVView
 from models.paged_kv import KVPool, PagedKV, RowPages
 from models.planned_kv import PlannedKV, plan_rows
 from models.policy import RopeMode
 
-__all__ = ["EXACT", "MakeGenerator", "generator_factory", "planned_view", "prepare", "under"]
+__all__ = [
+    "EXACT",
+    "MakeGenerator",
+    "entry_under",
+    "generator_factory",
+    "planned_view",
+    "prepare",
+    "under",
+]
 
 MakeGenerator = Callable[[LoadedModel, KVPool], Generator]
 
@@ -60,9 +69,16 @@ def under(model: LoadedModel, policy: WorkPolicy) -> LoadedModel:
     Raises:
         ValueError: model and policy do not go together.
     """
-    entry = model.entry
-    sampler, cache = policy.sampler(entry.sampler), policy.cache(entry.cache)
-    return replace(model, entry=replace(entry, sampler=sampler, cache=cache))
+    return replace(model, entry=entry_under(model.entry, policy))
+
+
+def entry_under(entry: ModelEntry, policy: WorkPolicy) -> ModelEntry:
+    """Return a model's entry with the steps and the window that a policy asks for.
+
+    Raises:
+        ValueError: model and policy do not go together.
+    """
+    return replace(entry, sampler=policy.sampler(entry.sampler), cache=policy.cache(entry.cache))
 
 
 def generator_factory(
@@ -157,8 +173,8 @@ def _saving(
     if odd is not None:
         raise ValueError(
             f"policy {policy} with pages of {pool.page_tokens} tokens; a latent frame of "
-            f"{odd[0]}x{odd[1]} has more and must be one page; leave keep-pages and attention out "
-            "or serve a model of one size"
+            f"{odd[0]}x{odd[1]} has {math.prod(entry.transformer.grid_of(odd))} and must be one page; "
+            "leave keep-pages and attention out or serve a model of one size"
         )
     if policy.attention == "fp8":
         size = entry.transformer.head_dim

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from engine.accelerated import entry_under
 from engine.assemble import assemble
 from engine.bands import check_devices
 from engine.config import EngineConfig
@@ -33,6 +34,7 @@ from models.registry import find
 from server.catalogue import ModelCard
 from server.config import Settings
 from server.worker.listing import ModelListing
+from server.worker.room import Room, check_room
 
 Say = Callable[[str], None]
 
@@ -99,8 +101,10 @@ def build(settings: Settings, say: Say) -> Built:
         CannotServe: The model or the device is not there, or too small.
     """
     device, devices = choose_device(settings.device), settings.tensor_devices
+    policy = WorkPolicy.parse(settings.policy)
     try:
-        entry = _entry(settings)
+        policy.check_devices(devices)
+        entry = entry_under(_entry(settings), policy)
         check_devices(entry, devices)
         devices_from(device, devices)
     except (ValueError, OSError, RuntimeError) as error:
@@ -130,8 +134,6 @@ def build(settings: Settings, say: Say) -> Built:
         config = EngineConfig(devices=devices)
         if settings.max_sessions is not None:
             config = replace(config, max_sessions=settings.max_sessions)
-        policy = WorkPolicy.parse(settings.policy)
-        policy.check_devices(devices)
         if devices > 1:
             say(f"starting {devices - 1} more, which share every stream; chunks run eagerly")
             followers = Followers.start(model, devices, kernels=kernels, backend=settings.kernels)
@@ -169,7 +171,7 @@ def build(settings: Settings, say: Say) -> Built:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory of an accelerator that nobody holds, or of the machine."""
+    """Return the memory of an accelerator that nobody holds, or all of the machine's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return device_bytes(device)
@@ -184,17 +186,16 @@ def _check_room(
         ValueError: They do not.
     """
     need = needs(entry, element_bytes=dtype.itemsize, codec=settings.codec)
-    wanted = need.weights_bytes + need.session_bytes
-    if settings.text_device == "device":
-        wanted += need.text_bytes
-    free = free_bytes(device)
-    if wanted > free:
-        raise ValueError(
-            f"weights and one stream take {wanted / 1e9:.1f} GB in "
-            f"{str(dtype).removeprefix('torch.')} and {device} has {free / 1e9:.1f} GB free; stop "
-            "what else uses it, keep the text encoder on the CPU (--text-device cpu), or choose a "
-            "smaller model, codec or dtype"
-        )
+    if settings.random_weights:
+        need = replace(need, text_bytes=0)  # drawn ones come without a text encoder
+    room = Room(
+        str(device),
+        free_bytes(device),
+        EngineConfig().memory_share,
+        settings.tensor_devices,
+        device.type == "cpu",
+    )
+    check_room(need, room, text_here=settings.text_device == "device")
 
 
 def _entry(settings: Settings) -> ModelEntry:

@@ -72,8 +72,18 @@ def test_a_device_too_small_for_weights_and_one_stream_is_told_so_before_loading
     monkeypatch.setattr("server.worker.build.load_model", never)
     with pytest.raises(CannotServe) as refused:
         built(folder, "")
-    assert "GB in float32 and cpu has 0.0 GB free" in str(refused.value)
-    assert "--text-device cpu" in str(refused.value)
+    assert "cpu has 0.0 GB; choose a shorter window (--policy window=N)" in str(refused.value)
+
+
+def test_a_policy_the_model_cannot_follow_is_said_before_loading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is loaded")
+
+    monkeypatch.setattr("server.worker.build.load_model", never)
+    with pytest.raises(CannotServe, match="it must hold both, so at least 6; enlarge the window"):
+        built(folder, "window=4")
 
 
 def test_kernels_that_cannot_run_are_one_sentence(folder: Path) -> None:
