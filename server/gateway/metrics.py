@@ -3,6 +3,7 @@
 Worker values carry a ``worker`` label and come from the fabric, so any gateway shows all of them.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from server.fabric.keys import Kind
+
+log = logging.getLogger(__name__)
 
 TTFC_BUCKETS_S = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 APPLIED_BUCKETS_S = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -143,10 +146,31 @@ def render(
 
     Args:
         metrics: This process's own.
-        snapshots: What each worker reports.
+        snapshots: What each worker reports; one that cannot be read is left out.
         waiting: For each model, how many streams and jobs wait.
     """
-    fabric = CollectorRegistry()
-    for collector in (_WorkerCollector(snapshots), _WaitingCollector(waiting)):
-        fabric.register(collector)  # type: ignore[arg-type, unused-ignore]
-    return generate_latest(metrics.registry) + generate_latest(fabric)
+    readable = {name: snapshot for name, snapshot in snapshots.items() if _readable(name, snapshot)}
+    collectors = (_WorkerCollector(readable), _WaitingCollector(waiting))
+    return generate_latest(metrics.registry) + b"".join(map(_text, collectors))
+
+
+def _text(collector: "_WorkerCollector | _WaitingCollector") -> bytes:
+    registry = CollectorRegistry()
+    registry.register(collector)  # type: ignore[arg-type, unused-ignore]
+    return generate_latest(registry)
+
+
+def _readable(worker: str, snapshot: Mapping[str, Any]) -> bool:
+    """Whether a snapshot can be shown; one of another release may have another shape."""
+    try:
+        _text(_WorkerCollector({worker: snapshot}))
+    except Exception as error:
+        log.warning(
+            "worker %s reports what cannot be read (%s: %s) and is not shown in /metrics; run the "
+            "same release everywhere",
+            worker,
+            type(error).__name__,
+            error,
+        )
+        return False
+    return True
