@@ -41,6 +41,8 @@ BEAT_S = 0.5
 READ_MS = 250
 SILENT_READS = 12
 """Reads without media after which the worker's health is looked at (3 s)."""
+LOOK_READS = 4
+"""Reads between two looks: a dead worker's last report lives longer than the first one (1 s)."""
 TAKEN_READS = 6
 """Reads after which a stream that a worker has taken still counts as queued (1.5 s)."""
 
@@ -73,6 +75,7 @@ class Owner:
         self._owed: dict[str, int] = {}
         self._outage = Outage(opened.session_id, send, gateway.clock)
         self._received_at: dict[str, float] = {}
+        self._told_lost = False
 
     async def run(self) -> None:
         """Send media until the stream ends.
@@ -288,7 +291,9 @@ class Owner:
             if (shown := max(1, position)) != self._position:
                 self._position = shown
                 await self._send(SessionQueued(position=shown), None)
-        elif silent == SILENT_READS:
+        elif silent < SILENT_READS:
+            self._told_lost = False
+        elif silent % LOOK_READS == 0 and not self._told_lost:
             record = await read_record(self._redis, "live", opened.session_id)
             if not record:
                 message = "the stream's record is gone, Redis has lost it; start a new stream"
@@ -296,6 +301,7 @@ class Owner:
                 await self._send(error, None)
                 raise CannotGoOn
             if "worker" in record and not await is_alive(self._redis, record["worker"]):
+                self._told_lost = True
                 message = "the worker of this stream does not answer; another one takes it over"
                 error = ErrorMessage(code="worker_lost", message=message, retryable=True)
                 await self._send(error, None)

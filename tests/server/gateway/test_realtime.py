@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from server import live
+from server.gateway import owner
 from server.images import fitted_png
 from server.wire.limits import Limits
 from tests.conftest import RedisServer
@@ -170,6 +171,27 @@ async def test_pause_and_play(redis_server: RedisServer) -> None:
         assert session.paused
         await viewer.say("session.play")
         await viewer.ack(session.frames - 1)
+        await viewer.chunk()
+
+
+async def test_a_worker_whose_last_report_outlives_the_first_look_is_missed_all_the_same(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([True, True, False])
+
+    async def alive(redis: object, worker_id: str) -> bool:
+        return next(looks)  # once told, nobody looks again
+
+    monkeypatch.setattr(owner, "is_alive", alive)
+    monkeypatch.setattr(owner, "READ_MS", 20)
+    async with serving(redis_server.url) as served, served.viewer() as viewer:
+        await viewer.start()
+        await viewer.chunk()
+        await viewer.say("session.pause")
+        await viewer.message("session.paused", ack=True)
+        error = await viewer.error()
+        assert (error["code"], error["retryable"], error["fatal"]) == ("worker_lost", True, False)
+        await viewer.say("session.play")
         await viewer.chunk()
 
 
