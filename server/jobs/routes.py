@@ -8,6 +8,7 @@ envelope.
 import asyncio
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from server.jobs.schema import CREATE_SCHEMA, EXTEND_SCHEMA, REMIX_SCHEMA
 from server.jobs.segments import START_IMAGE, THUMBNAIL, JobFolder
 from server.jobs.sse import job_events
 from server.jobs.store import JobStore, NotCreated, number_of
+
+log = logging.getLogger(__name__)
 
 POLL_AFTER_MS = 1000
 FIRST_SEGMENT_S = 10.0
@@ -185,10 +188,15 @@ class _Routes:
         folder = JobFolder(self._parts.data_dir, job_id)
         try:
             await asyncio.to_thread(fill, folder)
-        except Exception as error:
+        except OSError as error:
             await asyncio.to_thread(folder.remove)
-            if isinstance(error, FileNotFoundError):
-                raise refuse("The video was deleted meanwhile.", param="video") from error
+            log.exception("%s: its files cannot be put in place", job_id)
+            origin = wanted.extends or wanted.remixed_from
+            if origin is None or not isinstance(error, FileNotFoundError):
+                raise RequestRefused(_not_written(self._parts.data_dir, error)) from error
+            raise await self._not_here(origin) from error
+        except BaseException:
+            await asyncio.to_thread(folder.remove)
             raise
         try:
             made = await self._store.create(
@@ -270,8 +278,12 @@ class _Routes:
         if job.status != "completed" or job.result is None:
             raise RequestRefused(_no_content(job))
         if variant == "thumbnail":
-            return _file(folder.path / THUMBNAIL, "image/jpeg", f"{video_id}.jpg")
-        return _file(folder.path / job.result, "video/mp4", f"{video_id}.mp4")
+            path, media_type, kind = folder.path / THUMBNAIL, "image/jpeg", "jpg"
+        else:
+            path, media_type, kind = folder.path / job.result, "video/mp4", "mp4"
+        if not path.is_file():
+            raise await self._not_here(video_id)
+        return FileResponse(path, media_type=media_type, filename=f"{video_id}.{kind}")
 
     async def events(self, video_id: str, request: Request) -> Response:
         """Stream what happens to a job as server-sent events; ``Last-Event-ID`` resumes."""
@@ -309,11 +321,27 @@ class _Routes:
         """Return one immutable file that the playlist names."""
         await self._job(video_id)
         path = JobFolder(self._parts.data_dir, video_id).served(name)
-        if path is None:
+        if path is None or not path.is_file():
+            committed = await self._store.segments(video_id)
+            if any(name in (segment.name, segment.init) for segment in committed):
+                raise await self._not_here(video_id)
             raise RequestRefused(_no_segment(name))
-        response = _file(path, "video/mp4", None)
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        return response
+        headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+        return FileResponse(path, media_type="video/mp4", headers=headers)
+
+    async def _not_here(self, video_id: str) -> RequestRefused:
+        """Say why files that a record speaks of are not here."""
+        if await self._store.get(video_id) is None:
+            return not_found(video_id)
+        return RequestRefused(
+            Refusal(
+                f"Files of video {video_id} are not in this gateway's data folder, "
+                f"{self._parts.data_dir}; gateways and workers must share one (--data-dir).",
+                code="storage_failed",
+                status=500,
+                kind="server_error",
+            )
+        )
 
     async def _job(self, video_id: str) -> JobRecord:
         job = None if number_of(video_id) is None else await self._store.get(video_id)
@@ -342,10 +370,14 @@ def _video(job: JobRecord) -> JSONResponse:
     return JSONResponse(job.to_video(), headers={"openai-poll-after-ms": str(POLL_AFTER_MS)})
 
 
-def _file(path: Path, media_type: str, filename: str | None) -> FileResponse:
-    if not path.is_file():
-        raise RequestRefused(_no_segment(path.name))
-    return FileResponse(path, media_type=media_type, filename=filename)
+def _not_written(data_dir: Path, error: OSError) -> Refusal:
+    return Refusal(
+        f"The gateway could not write the video's files to its data folder, {data_dir}: "
+        f"{error.strerror or type(error).__name__}.",
+        code="storage_failed",
+        status=500,
+        kind="server_error",
+    )
 
 
 def _no_segment(name: str) -> Refusal:

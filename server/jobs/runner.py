@@ -195,8 +195,7 @@ class _Run:
                 # Deleted together with its folder, while a file was being written.
                 return
             log.exception("job %s: files cannot be written", self.job_id)
-            reason = error.strerror or type(error).__name__
-            message = f"The worker could not write the video's files: {reason}."
+            message = _why_not_stored(error, self._parts.data_dir)
             await store.fail(self._claim, JobError("storage_failed", message))
         except Exception as error:
             log.exception("job %s ended by a fault", self.job_id)
@@ -316,6 +315,16 @@ def stream_spec(
         ),
         start_image=image,
     )
+
+
+def _why_not_stored(error: OSError, data_dir: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"Files of the video are not in the worker's data folder, {data_dir}; gateways and "
+            "workers must share one (--data-dir)."
+        )
+    reason = error.strerror or type(error).__name__
+    return f"The worker could not write the video's files to its data folder, {data_dir}: {reason}."
 
 
 def _why_short(event: SessionEnded, request: JobRequest) -> str:

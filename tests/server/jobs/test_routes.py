@@ -364,6 +364,38 @@ async def test_head_says_what_get_would_without_the_body(site: Site) -> None:
         assert (await http.head("/v1/videos")).status_code == 200
 
 
+async def test_files_that_another_machine_keeps_are_said_to_be_missing_here(site: Site) -> None:
+    job_id = await finished(site, num_frames=9)
+    (segment,) = await site.store.segments(job_id)
+    shutil.rmtree(site.data_dir / "jobs" / job_id)
+    async with site.http() as http:
+        for method, path, body in (
+            ("GET", f"/v1/videos/{job_id}/content", None),
+            ("GET", f"/v1/videos/{job_id}/content?variant=thumbnail", None),
+            ("GET", f"/v1/videos/{job_id}/segments/{segment.name}", None),
+            ("POST", "/v1/videos/extensions", {"video": job_id, "seconds": 1}),
+        ):
+            answer = await http.request(method, path, json=body)
+            assert answer.status_code == 500, (path, answer.text)
+            error = answer.json()["error"]
+            assert error["code"] == "storage_failed"
+            assert (
+                f"data folder, {site.data_dir}; gateways and workers must share" in error["message"]
+            )
+        other = await http.get(f"/v1/videos/{job_id}/segments/seg-00000099-e0.m4s")
+        assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_data_folder_that_cannot_be_written_is_named(site: Site) -> None:
+    (site.data_dir / "jobs").touch()
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    async with site.http() as http:
+        answer = await http.post("/v1/videos", json={"prompt": "x", "input_reference": url})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "storage_failed")
+        assert f"its data folder, {site.data_dir}: Not a directory" in answer.text
+        assert (await http.get("/v1/videos")).json()["data"] == []
+
+
 async def test_deleting_a_running_job_stops_it_and_removes_its_files(site: Site) -> None:
     site.engine.hold_at = 100
     async with site.http() as http:

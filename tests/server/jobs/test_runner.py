@@ -330,6 +330,18 @@ async def test_a_data_folder_that_cannot_be_used_fails_the_job_at_once_and_leave
     assert await fabric.do("XLEN", "lt1:work:job:tiny") == 0
 
 
+async def test_a_start_image_that_another_machine_keeps_is_said_to_be_missing_here(
+    parts: RunnerParts, store: JobStore, fabric: Connection, tmp_path: Path
+) -> None:
+    job = await make(store, request(has_image=True))
+    await JobRunner(parts)(await take(fabric))
+    failed = await store.get(job.id)
+    assert failed is not None
+    assert failed.error is not None
+    assert failed.error.code == "storage_failed"
+    assert f"not in the worker's data folder, {tmp_path}; gateways and" in failed.error.message
+
+
 async def test_a_lost_claim_does_nothing(
     parts: RunnerParts, store: JobStore, fabric: Connection, engine: FakeEngine
 ) -> None:
