@@ -5,6 +5,7 @@ the queues; Redis decides who gets a ticket.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,9 @@ class WorkerHost:
         finally:
             await end_tasks(*tasks, draining)
             await self._end_everything()
-            await workers.withdraw(redis, self._settings.worker_id)
+            # Where Redis has gone, its memory of this worker soon has, too.
+            with contextlib.suppress(FabricError):
+                await workers.withdraw(redis, self._settings.worker_id)
 
     def drain(self) -> None:
         """End live streams with a word to their viewers and give jobs back."""
@@ -143,7 +146,7 @@ class WorkerHost:
                 if ticket is not None:
                     await serve(ticket)
             except FabricError as error:
-                log.warning("no work for now, Redis does not answer: %s", error)
+                log.info("no work for now, Redis does not answer: %s", error)
                 await asyncio.sleep(POLL_S)
 
     def _room_live(self) -> bool:
@@ -159,7 +162,9 @@ class WorkerHost:
         if isinstance(held, Claim):
             return held
         log.info("%s %s was not started: %s", ticket.kind, ticket.subject, held.reason)
-        if isinstance(held, Dead) and ticket.kind == "live":
+        if isinstance(held, Dead) and ticket.kind == "job":
+            self._parts.stats.job_ended("failed")
+        elif isinstance(held, Dead):
             await forget_session(redis, ticket.subject, ENDED_MS)
             if self._parts.states is not None:
                 await asyncio.to_thread(self._parts.states.drop, ticket.subject)
@@ -201,7 +206,7 @@ class WorkerHost:
                 await workers.announce_model(redis, self._card.name, self._card.to_json())
                 await workers.report(redis, worker_id, self.snapshot())
             except FabricError as error:
-                log.warning("no report for now, Redis does not answer: %s", error)
+                log.info("no report for now, Redis does not answer: %s", error)
             await asyncio.sleep(workers.SNAPSHOT_S)
 
     async def _announce_known(self, list_models: ListModels) -> None:
@@ -211,7 +216,7 @@ class WorkerHost:
             try:
                 await workers.announce_known(self._parts.redis, self._settings.worker_id, listing)
             except FabricError as error:
-                log.warning("no list of models for now, Redis does not answer: %s", error)
+                log.info("no list of models for now, Redis does not answer: %s", error)
             await asyncio.sleep(workers.KNOWN_S)
 
     def snapshot(self) -> Mapping[str, Any]:

@@ -1,10 +1,12 @@
 """What a worker does with the tickets it takes."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from engine.thread import EngineThread
 from server.fabric import keys
 from server.fabric.claim import MAX_TAKEOVERS, Claim, claim
 from server.fabric.connection import Connection
@@ -16,11 +18,14 @@ from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.segments import JobFolder
 from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge
+from server.worker.host import HostSettings, WorkerHost
 from server.worker.kept import KeptState, KeptStates
 from server.worker.output import Offset
+from server.worker.parts import LiveParts
+from server.worker.stats import WorkerStats
 from tests.conftest import RedisServer
 from tests.server.fakes import FakeEngine
-from tests.server.harness import gateway, until, worker
+from tests.server.harness import CARD, gateway, until, worker
 from tests.server.jobs.making import make, request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.redis]
@@ -70,7 +75,22 @@ async def test_the_files_of_a_job_that_ended_without_a_worker_are_cleared_up(
         def runner(bridge: EngineBridge) -> JobRunner:
             return JobRunner(RunnerParts(store, bridge, tmp_path, executor, "print"))
 
-        async with worker(redis_server.url, FakeEngine(), takeover_ms=0, run_job=runner):
+        async with worker(redis_server.url, FakeEngine(), takeover_ms=0, run_job=runner) as host:
             kept = [] if ending == "delete" else ["input.png"]
             await until(lambda: [path.name for path in folder.path.glob("*")] == kept)
+            assert host.snapshot()["jobs_ended"]["failed"] == (ending == "give up")
     assert folder.path.exists() == (ending != "delete")
+
+
+async def test_a_worker_ends_in_peace_while_redis_is_away() -> None:
+    redis = Connection("redis://127.0.0.1:1", retries=0)
+    bridge = EngineBridge(lambda sink: EngineThread(FakeEngine(), sink))
+    with ThreadPoolExecutor(1) as executor:
+        parts = LiveParts(redis, bridge, executor, WorkerStats(), 1.0)
+        host = WorkerHost(HostSettings("w1", "cpu"), CARD, parts)
+        running = asyncio.create_task(host.run())
+        await asyncio.sleep(0)
+        host.drain()
+        await running
+        await bridge.close()
+    await redis.close()
