@@ -18,6 +18,8 @@ from server.gateway.envelope import RestError
 from server.gateway.metrics import render
 
 READY_WITHIN_S = 0.8
+"""How long Redis may take where whoever asks has a deadline of its own."""
+_READY = ("model", "device", "streams_fit", "streams_free")
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -36,7 +38,7 @@ def router(gateway: Gateway) -> APIRouter:
         if gateway.draining.is_set():
             return _not_ready("stopping")
         try:
-            # Whoever asks has a deadline of its own; a lost connection is tried for longer.
+            # A lost connection is tried for longer.
             async with asyncio.timeout(READY_WITHIN_S):
                 alive = await snapshots(gateway.redis)
         except (FabricError, TimeoutError):
@@ -44,8 +46,7 @@ def router(gateway: Gateway) -> APIRouter:
         if not alive:
             return _not_ready("no worker has reported")
         workers = {
-            name: {key: snapshot[key] for key in ("model", "device", "streams_fit", "streams_free")}
-            for name, snapshot in alive.items()
+            name: {key: snapshot.get(key) for key in _READY} for name, snapshot in alive.items()
         }
         return JSONResponse({"status": "ready", "workers": workers})
 
@@ -71,9 +72,11 @@ def router(gateway: Gateway) -> APIRouter:
         """Return this gateway's and every worker's metrics for Prometheus."""
         alive: dict[str, dict[str, Any]] = {}
         waiting: dict[str, dict[Kind, int]] = {}
-        with contextlib.suppress(FabricError):
-            alive = await snapshots(gateway.redis)
-            waiting = await _waiting(gateway.redis)
+        # Prometheus gives up soon; what this process knows itself is shown in any case.
+        with contextlib.suppress(FabricError, TimeoutError):
+            async with asyncio.timeout(READY_WITHIN_S):
+                alive = await snapshots(gateway.redis)
+                waiting = await _waiting(gateway.redis)
         return Response(render(gateway.metrics, alive, waiting), media_type=PROMETHEUS)
 
     return routes
