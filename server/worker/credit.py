@@ -10,13 +10,21 @@ from typing import Literal
 
 from engine.playout import ACK_SLACK_FRAMES
 
+FASTEST = 1.001
+"""How much faster than here a viewer's clock may run.
+
+Those of computers differ by up to 0.02 %, which is a whole lead after two hours; what a viewer lost
+to a slower clock here it would never get back.
+"""
+
 
 class ViewerCredit:
     """The owner's progress, as the number of the last frame played; -1 is none.
 
     An acknowledgement may not run ahead of a viewer that began with its first chunk and never
-    waited but for frames: one that acknowledges chunks as they arrive would look as if it always
-    had nothing left, and its stream would be made before those of others.
+    waited but for frames, on a clock at most ``FASTEST`` times as fast as this one: one that
+    acknowledges chunks as they arrive would look as if it always had nothing left, and its stream
+    would be made before those of others.
     """
 
     def __init__(self, pacing: Literal["realtime", "asap"], fps: float, first_frame: int = 0):
@@ -82,6 +90,6 @@ class ViewerCredit:
     def _follow_fastest(self, now: float) -> None:
         """Play on as a viewer may that never waited; it plays what it has while paused, too."""
         if self._clock_began is not None:
-            passed = max(0.0, now - self._fastest_at) * self._fps
+            passed = max(0.0, now - self._fastest_at) * self._fps * FASTEST
             self._fastest = min(self._fastest + passed, float(self._sent))
             self._fastest_at = max(now, self._fastest_at)

@@ -77,6 +77,16 @@ def test_a_viewer_that_plays_on_time_is_credited_with_each_frame_it_shows() -> N
         assert credit.frame(now) == frame
 
 
+def test_a_viewer_whose_clock_runs_fast_is_credited_for_hours_with_each_frame_it_shows() -> None:
+    fps, lead = 16, 24
+    credit = ViewerCredit("realtime", fps)
+    for frame in range(fps * 7200):
+        now = frame / (fps * 1.0002)
+        credit.sent(frame + lead, now)
+        credit.acknowledged(frame)
+        assert credit.frame(now) == frame
+
+
 def test_frames_skipped_move_what_may_be_acknowledged() -> None:
     credit = ViewerCredit("realtime", 16)
     credit.sent(8, 0.0)
