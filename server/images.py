@@ -21,6 +21,8 @@ class UnusableImage(Exception):
 def fitted_png(data: bytes, size: tuple[int, int]) -> bytes:
     """Return a picture turned as its camera says, scaled to cover ``size`` and cut to it, as PNG.
 
+    Values of 16 bits become such of 8.
+
     Args:
         data: A PNG, JPEG or WebP file.
         size: ``(width, height)`` in pixels.
@@ -34,7 +36,7 @@ def fitted_png(data: bytes, size: tuple[int, int]) -> bytes:
                 raise UnusableImage(
                     f"{picture.width}x{picture.height}; at most {_MAX_PIXELS} pixels are allowed"
                 )
-            turned = ImageOps.exif_transpose(picture).convert("RGB")
+            turned = _rgb(ImageOps.exif_transpose(picture))
     except UnusableImage:
         raise
     except Exception as error:
@@ -47,6 +49,14 @@ def fitted_png(data: bytes, size: tuple[int, int]) -> bytes:
     out = io.BytesIO()
     ImageOps.fit(turned, size, Image.Resampling.LANCZOS).save(out, "PNG")
     return out.getvalue()
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        # Grey of 16 bits, which Pillow would cut off at 255 instead of scaling it.
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    return picture.convert("RGB")
 
 
 def pixels(png: bytes) -> NDArray[np.uint8]:

@@ -54,6 +54,15 @@ def test_other_colour_modes_become_rgb(mode: str) -> None:
     assert pixels(fitted_png(data, SIZE)).shape == (96, 160, 3)
 
 
+def test_grey_of_16_bits_is_scaled_to_8() -> None:
+    ramp = np.linspace(0, 65535, SIZE[0]).astype(np.uint16)
+    data = encoded(Image.fromarray(np.tile(ramp, (SIZE[1], 1))))
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.mode.startswith("I")
+    image = pixels(fitted_png(data, SIZE)).astype(int)
+    assert abs(image - (ramp // 256)[None, :, None]).max() <= 1
+
+
 def huge_png(side: int) -> bytes:
     """A PNG header that promises ``side`` squared pixels in a few bytes."""
 
