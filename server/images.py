@@ -21,7 +21,7 @@ class UnusableImage(Exception):
 def fitted_png(data: bytes, size: tuple[int, int]) -> bytes:
     """Return a picture turned as its camera says, scaled to cover ``size`` and cut to it, as PNG.
 
-    Values of 16 bits become such of 8.
+    What is transparent shows white behind it; values of 16 bits become such of 8.
 
     Args:
         data: A PNG, JPEG or WebP file.
@@ -56,6 +56,10 @@ def _rgb(picture: Image.Image) -> Image.Image:
         # Grey of 16 bits, which Pillow would cut off at 255 instead of scaling it.
         grey = (np.asarray(picture) >> 8).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
+    if picture.has_transparency_data:
+        # Under what is transparent lies any colour, often black.
+        seen = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
     return picture.convert("RGB")
 
 

@@ -63,6 +63,22 @@ def test_grey_of_16_bits_is_scaled_to_8() -> None:
     assert abs(image - (ramp // 256)[None, :, None]).max() <= 1
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_shows_white_behind_it_and_not_the_colour_under_it(mode: str) -> None:
+    picture = halves(*SIZE).convert(mode)
+    if mode in ("RGBA", "LA"):
+        alpha = Image.new("L", SIZE, 255)
+        alpha.paste(0, (0, SIZE[1] // 2, *SIZE))
+        picture.putalpha(alpha)
+        data = encoded(picture)
+    else:
+        data = encoded(picture, transparency=picture.getpixel((0, SIZE[1] - 1)))
+    image = pixels(fitted_png(data, SIZE))
+    top, bottom = image[5].mean(axis=0), image[-5].mean(axis=0)
+    assert bottom.tolist() == [255, 255, 255]
+    assert top.max() < 230
+
+
 def huge_png(side: int) -> bytes:
     """A PNG header that promises ``side`` squared pixels in a few bytes."""
 
