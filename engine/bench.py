@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     work_policy.add_flags(parser)
     add = parser.add_argument
     add("--model", default="longtake-tiny", help="a model's name, name@path, or its folder")
+    add("--cache-dir", type=Path, help="where fetched weights are")
     add("--random-weights", action="store_true", help="draw weights instead of reading them")
     add("--shrink", action="store_true", help="small widths of the same architecture")
     add("--size", help="WIDTHxHEIGHT; the model's first size when absent")
@@ -94,7 +96,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     device = open_device(options.device)
     dtype = dtype_named(options.dtype, device, clock)
     random = options.random_weights or options.shrink
-    entry = shipped(find(options.model)) if random else locate(options.model, None)[0]
+    entry = shipped(find(options.model)) if random else locate(options.model, options.cache_dir)[0]
     if options.shrink:
         entry = shrunk(entry)
     modes, decoders, size = (
@@ -109,7 +111,13 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     if random:
         model = random_model(entry, device=device, dtype=dtype, kernels=kernels)
     else:
-        model = load_model(options.model, device=device, dtype=dtype, kernels=kernels)
+        model = load_model(
+            options.model,
+            device=device,
+            dtype=dtype,
+            cache_dir=options.cache_dir,
+            kernels=kernels,
+        )
     if policy.linear == "fp8":
         check_fp8("linear=fp8", device)
     accelerate(model.transformer, kernels, policy.linear, join=device.type == "cuda")

@@ -88,7 +88,7 @@ def run_case(
     cache = replace(
         model.entry.cache, window_frames=case.window_frames, sink_frames=case.sink_frames
     )
-    model = replace(model, entry=replace(model.entry, cache=cache))
+    model = replace(model, entry=replace(model.entry, cache=cache, sizes=(case.size,)))
     bench = _Bench(model, case, kernels, codec)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
@@ -111,7 +111,7 @@ def run_case(
         "keep_pages": case.policy.keep_pages,
         "linear": case.policy.linear,
         "attention": case.policy.attention,
-        "captured": case.captured and model.device.type == "cuda",
+        "captured": bench.generator.graphs > 0,
         "decoder": "none" if codec is None else type(codec).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "chunks": len(chunk_s),

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt", help="what the clip shows")
     add("--switch", action="append", default=[], metavar='SECONDS="PROMPT"', help="a later prompt")
     add("--seconds", type=float, default=5.0, help="length of a clip")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, help="0 when absent")
     add("--steps", type=int, help="denoising steps; the model's or the policy's number when absent")
     add("--size", help="WIDTHxHEIGHT; the model's first size when absent")
     add("--image", type=Path, help="picture that the clip starts from")
@@ -120,7 +120,14 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
     if options.image is not None and options.clip is not None:
         raise ValueError("both --image and --continue; a clip begins with one of them")
     if options.requests is not None:
+        one = ("switch", "seed", "steps", "size", "image", "clip")
+        said = [name for name in one if getattr(options, name) not in (None, [])]
+        if said:
+            flags = ", ".join("--continue" if name == "clip" else f"--{name}" for name in said)
+            raise ValueError(f"--requests and {flags}; say them in the lines of {options.requests}")
         return read_requests(options.requests, options.seconds)
+    if options.png and options.out.suffix == ".npz":
+        raise ValueError(f"--png and --out {options.out}; pictures want a folder, so name one")
     size = None
     if options.size is not None:
         width, _, height = options.size.partition("x")
@@ -131,7 +138,7 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
         name=options.out.stem,
         prompt=options.prompt,
         seconds=options.seconds,
-        seed=options.seed,
+        seed=options.seed or 0,
         steps=options.steps,
         switches=tuple(parse_switch(text) for text in options.switch),
         size=size,

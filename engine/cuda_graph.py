@@ -61,7 +61,7 @@ class Bucket:
     clean: bool
     fresh_noise: bool
     merged: bool
-    contiguous: bool
+    contiguous: tuple[bool, bool]
     runs: Runs = ()
 
 
@@ -213,10 +213,10 @@ class CapturedDenoiser:
             noise.copy_(_pinned(draw(step), noise), non_blocking=True)
         self._load_prompts(prompts)
         runs = buffers.pages.runs
-        contiguous = buffers.pages.contiguous
+        contiguous = (buffers.pages.contiguous, True)
         if owed is not None:
             runs += buffers.owed_pages.runs
-            contiguous = contiguous and buffers.owed_pages.contiguous
+            contiguous = (buffers.pages.contiguous, buffers.owed_pages.contiguous)
         bucket = Bucket(
             rows=size,
             steps=len(schedule),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
-OURS = ("cpu", "cuda", "mps")
+NAMES = re.compile(r"auto|cpu|mps|cuda(?::(\d+))?")
 
 
 def open_device(name: str) -> torch.device:
@@ -15,21 +17,18 @@ def open_device(name: str) -> torch.device:
     Raises:
         ValueError: It is not there, or no name of a device.
     """
+    found = NAMES.fullmatch(name)
+    if found is None:
+        raise ValueError(f"--device {name}; use auto, cpu, cuda, cuda:1 or mps")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in OURS:
-        raise ValueError(f"--device {name}; use auto, cpu, cuda, cuda:1 or mps")
-    if device.type == "cuda":
-        # torch may know of a device that its driver cannot use.
+    if name.startswith("cuda"):
+        # torch may know of a device that its driver cannot use, and wraps large numbers.
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        if int(found[1] or 0) >= count:
             raise ValueError(
                 f"--device {name}; this machine has {count} CUDA devices; use --device cpu or auto"
             )
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps; this machine has none; use --device cpu or auto")
-    return device
+    return torch.device(name)

@@ -92,8 +92,9 @@ def measure_costs(
         # one owes.
         for index in range(2):
             schedule = entry.sampler.schedule(steps, index)
+            ends = last and index == 1
             generator.chunk(
-                rows, frames, [prompt] * batch, same, schedule, lambda _: noisy, last=last
+                rows, frames, [prompt] * batch, same, schedule, lambda _: noisy, last=ends
             )
         wait()
 

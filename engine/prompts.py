@@ -74,7 +74,12 @@ class Embedding(NamedTuple):
 
     @classmethod
     def of(cls, padded: Tensor) -> Embedding:
-        """Copy the rows of ``padded [1, P, text_dim]`` up to the last that is not zero."""
+        """Copy the rows of ``padded [1, P, text_dim]`` up to the last that is not zero.
+
+        On a GPU all of them are kept: to look for the last one would wait for the device.
+        """
+        if padded.is_cuda:
+            return cls(padded, padded.shape[1])
         (used,) = padded[0].any(-1).nonzero(as_tuple=True)
         end = int(used[-1]) + 1 if len(used) else 0
         return cls(padded[:, :end].clone(), padded.shape[1])

@@ -28,7 +28,7 @@ from models.interface import LoadedModel
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 def model_id(model: LoadedModel) -> str:

@@ -22,6 +22,7 @@ __all__ = ["EmulatedFp8Attention", "fp8_attention"]
 LARGEST_WEIGHT = 256.0
 LEAST_HEAD_DIM = 32
 """Terms that an FP8 product of the tensor cores adds up at least."""
+MOST_HEAD_DIM = 256
 
 
 def fp8_attention(inner: PagedAttention, device: torch.device, head_dim: int) -> PagedAttention:
@@ -33,10 +34,10 @@ def fp8_attention(inner: PagedAttention, device: torch.device, head_dim: int) ->
     """
     if device.type != "cuda":
         return EmulatedFp8Attention(inner)
-    if head_dim < LEAST_HEAD_DIM:
+    if head_dim & (head_dim - 1) or not LEAST_HEAD_DIM <= head_dim <= MOST_HEAD_DIM:
         raise ValueError(
-            f"attention=fp8 with heads of {head_dim}; FP8 products take {LEAST_HEAD_DIM} and more; "
-            "leave it out"
+            f"attention=fp8 with heads of {head_dim}; it takes powers of two from {LEAST_HEAD_DIM} to "
+            f"{MOST_HEAD_DIM}; leave it out"
         )
     check_fp8("attention=fp8", device)
     from kernels.triton_backend import TritonFp8Attention

@@ -180,6 +180,7 @@ class _Bars:
 
 def doctor(words: Sequence[str]) -> int:
     """Say what this machine has and what will be used, with reasons."""
+    from models.checkpoint import CheckpointError
     from server.doctor import examine
 
     parser = _parser("doctor", "Say what this machine has and what will be used, with reasons.")
@@ -188,7 +189,7 @@ def doctor(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     try:
         findings = examine(options.device, options.model, options.data_dir)
-    except ValueError as error:
+    except (CheckpointError, ValueError) as error:
         return _cannot(error)
     for finding in findings:
         _out(f"{'ok ' if finding.good else 'no '} {finding.what}: {finding.detail}")

@@ -14,11 +14,12 @@ import torch
 from engine.dtype import choose_dtype
 from kernels.select import Target, choose, report
 from models.entry import ModelEntry
-from models.registry import find
+from models.loading import locate
+from models.registry import find, names
 from server.media.encoder import ChunkEncoder
 from server.media.types import CODEC_NAMES
 from server.redis_process import RedisError, find_binary
-from server.worker.build import CannotServe, choose_device
+from server.worker.build import CannotServe, cache_dir, choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,16 @@ def examine(
 ) -> list[Finding]:
     """Look at everything the server uses on ``device`` for ``model``, with its files in ``data_dir``.
 
+    Args:
+        device: As for the server.
+        model: A name, which need not be fetched; ``name@path``, or a folder.
+        data_dir: As for the server.
+
     Raises:
-        ValueError: no such model is known.
+        ValueError: No such model is known or there.
     """
-    return [_redis(), *_codecs(), *_device(device, find(model)), _disk(data_dir)]
+    entry = find(model) if model in names() else locate(model, cache_dir(data_dir))[0]
+    return [_redis(), *_codecs(), *_device(device, entry), _disk(data_dir)]
 
 
 def _redis() -> Finding:

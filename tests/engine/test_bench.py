@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 from engine.bench import main, shrunk
+from engine.benchmark import Case, run_case
 from engine.flops import attended_frames, chunk_flops, chunk_passes, matmul_rate, pass_flops
+from kernels.torch_backend import TorchKernels
 from models.loading import BUNDLED
+from models.random_model import random_model
 from models.registry import WAN_1_3B, WAN_14B, find
 
 
@@ -142,6 +146,34 @@ def test_a_models_folder_is_benched_like_its_name(
     assert (report["model"], report["weights"]) == ("longtake-tiny", "trained")
     assert report["matmul_bf16_tflops"] > 0
     assert report["rows"][0]["share_of_matmul_rate"] > 0
+
+
+def test_the_size_that_is_measured_is_the_size_that_a_policy_is_kept_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "--shrink --model longlive-1.3b --size 48x32 --policy window=9,keep-pages=2 --steps 1"
+    words += " --chunks 1 --batch 1 --decoder none --device cpu --dtype float32 --json"
+    assert main(words.split()) == 0
+    row = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["rows"][0]
+    assert (row["size"], row["keep_pages"], row["captured"]) == ("48x32", 2, False)
+
+
+def test_what_is_captured_is_what_the_generator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(shrunk(find("longtake-tiny")), sizes=((48, 32),))
+    model = random_model(entry)
+    case = Case("", (48, 32), 3, 0, 1, chunks=1)
+    rows = [run_case(model, case, TorchKernels(), time.perf_counter, None)]
+    monkeypatch.setattr("engine.generator.Generator.graphs", property(lambda self: 3))
+    rows.append(run_case(model, case, TorchKernels(), time.perf_counter, None))
+    assert [row["captured"] for row in rows] == [False, True]
+
+
+def test_a_model_that_was_not_fetched_names_the_folder_looked_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"--model longlive-1.3b --cache-dir {tmp_path} --device cpu --dtype float32"
+    assert main(words.split()) == 2
+    assert "fetch" in capsys.readouterr().err
 
 
 def test_no_fewer_chunks_are_timed_than_asked_for_when_whole_clips_are(

@@ -57,9 +57,7 @@ def test_many_clips_come_from_one_file_of_requests(tiny, tmp_path, capsys):
     ]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
-    status, said = run(
-        capsys, "--requests", path, "--seconds", 1, "--steps", 1, "--out", tmp_path / "o"
-    )
+    status, said = run(capsys, "--requests", path, "--seconds", 1, "--out", tmp_path / "o")
     assert status == 0
     assert [clip["name"] for clip in said["clips"]] == ["clip00000", "second", "tall"]
     assert said["clips"][0]["group"] == "x"
@@ -76,9 +74,7 @@ def test_clips_that_were_complete_before_a_bad_one_are_on_disk(tiny, tmp_path, c
     lines = [{"prompt": "a"}, {"prompt": "b", "image": "nowhere.png"}, {"prompt": "c"}]
     path = tmp_path / "requests.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    status, err = run(
-        capsys, "--requests", path, "--seconds", 0.1, "--steps", 1, "--out", tmp_path / "o"
-    )
+    status, err = run(capsys, "--requests", path, "--seconds", 0.1, "--out", tmp_path / "o")
     assert status == 2
     assert "nowhere.png" in err
     assert f"1 of 3 clips are complete, in {tmp_path / 'o'}" in err
@@ -249,6 +245,12 @@ def test_a_clip_of_another_kind_of_numbers_is_one_line(tiny, tmp_path, capsys):
             "begins with one",
         ),
         (["--requests", "nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
+        (["--requests", "r", "--steps", "1", "--seed", "0", "--out", "x"], "--seed, --steps; say"),
+        (
+            ["--requests", "r", "--continue", "c.npz", "--out", "x"],
+            "--requests and --continue; say",
+        ),
+        (["--prompt", "a", "--png", "--out", "x.npz"], "--png and --out x.npz; pictures want"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(tiny, tmp_path, capsys, monkeypatch, words, complaint):

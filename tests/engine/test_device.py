@@ -29,7 +29,9 @@ def test_auto_is_a_gpu_where_there_is_one(cuda_devices):
     assert open_device("auto") == torch.device("cuda")
 
 
-@pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("cuda:200", 1)]
+)
 def test_a_gpu_that_is_not_there_is_one_sentence(cuda_devices, name, count):
     cuda_devices(count)
     with pytest.raises(
@@ -45,7 +47,7 @@ def test_a_gpu_that_torch_cannot_use_does_not_count(cuda_devices, monkeypatch):
         open_device("cuda")
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "cuda:x", "meta", "xpu"])
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:x", "cuda:-1", "cpu:3", "mps:9", "meta", "xpu"])
 def test_a_name_of_no_device_is_told_what_there_is(name):
     with pytest.raises(ValueError, match="use auto, cpu, cuda, cuda:1 or mps"):
         open_device(name)

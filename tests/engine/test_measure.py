@@ -82,7 +82,8 @@ def test_whole_chunks_are_made_of_every_kind_that_will_run_the_commonest_first()
         for size in used
         for _ in range(2)
     ]
-    expected += [(size, full, False, False) for size in used for _ in range(2)]  # last chunks
+    # A stream's last chunk, behind one that is not.
+    expected += [(size, full, clean, False) for size in used for clean in (True, False)]
     assert whole == expected
     assert generator.pages.free == free
 

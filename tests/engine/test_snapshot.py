@@ -230,3 +230,16 @@ def test_bytes_that_are_no_snapshot_are_told_apart():
         with pytest.raises(SnapshotError, match="start the stream anew"):
             Snapshot.from_bytes(broken)
     assert Snapshot.from_bytes(data).latent_frames == 3
+
+
+def test_a_state_that_an_older_program_kept_is_named_as_such(monkeypatch):
+    engine = make_engine(model_with(POLICIES[0]))
+    engine.admit(spec(), 0.0)
+    run(engine, 1)
+    monkeypatch.setattr("engine.snapshot.FORMAT", 1)
+    old = engine.snapshot("s").to_bytes()
+    monkeypatch.undo()
+    with pytest.raises(
+        SnapshotError, match="format 1; this program reads 2; start the stream anew"
+    ):
+        Snapshot.from_bytes(old)

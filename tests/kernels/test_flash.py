@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kernels.flash import FlashAttention, find_flash, merge
 from kernels.paged import PagePlan
+from kernels.sparse import SparsePages
 from kernels.torch_backend import OracleAttention
 from tests.kernels.plans import make_plan, over_tensors_of
 
@@ -163,6 +164,24 @@ def test_prompts_go_through_it_too(flash: FlashAttention) -> None:
     q, k = torch.randn(2, 6, HEADS, HEAD_DIM), torch.randn(2, 9, HEADS, HEAD_DIM)
     expected = OracleAttention().dense(q, k, k)
     torch.testing.assert_close(flash.dense(q, k, k), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flash", INSTALLED, ids=["FA2", "FA3"])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("unrotated", [False, True])
+def test_the_best_pages_are_attended_to_though_the_host_does_not_know_them(
+    flash: FlashAttention, biased: bool, unrotated: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    k, v = torch.randn(2, 12, HW, HEADS, HEAD_DIM, generator=generator)
+    reads = [[2, 3, 4, 5, 6, 7, 8], [9, 10], []]
+    plan = plan_of(reads, biased, unrotated)
+    q = torch.randn(3, 6, HEADS, HEAD_DIM, generator=generator)
+    expected = SparsePages(OracleAttention(), 2, 1).paged(q, k, v, plan)
+    actual = SparsePages(flash, 2, 1).paged(q, k, v, plan)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    assert not actual[2].any()
+    assert not torch.allclose(actual[0], OracleAttention().paged(q, k, v, plan)[0], atol=1e-3)
 
 
 def test_merging_weighs_parts_by_their_keys() -> None:

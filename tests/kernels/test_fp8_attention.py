@@ -149,6 +149,7 @@ def test_a_cpu_emulates() -> None:
     assert isinstance(attention, EmulatedFp8Attention)
 
 
-def test_heads_too_small_for_fp8_products_are_refused() -> None:
-    with pytest.raises(ValueError, match="attention=fp8 with heads of 16; FP8 products take 32"):
-        fp8_attention(RunAttention(), torch.device("cuda"), 16)
+@pytest.mark.parametrize("size", [16, 48, 96, 512])
+def test_heads_that_fp8_products_do_not_take_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"heads of {size}; it takes powers of two from 32 to 256"):
+        fp8_attention(RunAttention(), torch.device("cuda"), size)

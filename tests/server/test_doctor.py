@@ -8,6 +8,7 @@ import torch
 
 from server.commands import doctor
 from server.doctor import examine
+from tests.server.small_model import write_small_model
 
 
 def test_everything_looked_at_has_a_reason_and_what_is_needed_is_here() -> None:
@@ -24,6 +25,14 @@ def test_the_kernels_that_will_be_used_are_named_with_their_reason() -> None:
     assert said["kernels"].startswith("sdpa will be used on cpu")
     assert "head size 64: scaled_dot_product_attention of torch" in said["kernels"]
     assert "head size 128" in {f.what: f.detail for f in examine("cpu", "longlive-1.3b")}["kernels"]
+
+
+def test_a_models_folder_is_looked_for_like_its_name(tmp_path: Path) -> None:
+    folder = write_small_model(tmp_path / "small")
+    said = {finding.what: finding.detail for finding in examine("cpu", str(folder))}
+    assert "head size 16" in said["kernels"]
+    with pytest.raises(ValueError, match="model 'nothing'"):
+        examine("cpu", "nothing")
 
 
 def test_what_is_used_is_what_the_kernels_are_chosen_by(monkeypatch: pytest.MonkeyPatch) -> None:
