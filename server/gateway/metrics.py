@@ -151,7 +151,7 @@ def render(
     """
     readable = {name: snapshot for name, snapshot in snapshots.items() if _readable(name, snapshot)}
     collectors = (_WorkerCollector(readable), _WaitingCollector(waiting))
-    return generate_latest(metrics.registry) + b"".join(map(_text, collectors))
+    return generate_latest(metrics.registry) + b"".join(_text(c) for c in collectors)
 
 
 def _text(collector: "_WorkerCollector | _WaitingCollector") -> bytes:
