@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -256,8 +256,12 @@ def _sentence(error: ValidationError) -> str:
 
 def without_password(url: str) -> str:
     """Return a Redis address as it may be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"***@{host}"))
+    address, mark, query = url.partition("?")
+    parts = urlsplit(address)
+    if parts.password is not None:
+        host = parts.netloc.rpartition("@")[2]
+        address = urlunsplit(parts._replace(netloc=f"***@{host}"))
+    # Where the address of a socket has its password.
+    words = (word.partition("=") for word in query.split("&"))
+    shown = (f"{n}=***" if "password" in unquote(n).lower() else n + e + v for n, e, v in words)
+    return address + mark + "&".join(shown)

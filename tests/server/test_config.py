@@ -101,6 +101,10 @@ def test_secrets_are_not_repeated_in_refusals() -> None:
     assert "hunter2" not in str(refused.value)
     assert without_password("redis://user:hunter2@h:6379/0") == "redis://***@h:6379/0"
     assert without_password("unix:///run/redis.sock") == "unix:///run/redis.sock"
+    in_query = "unix:///run/r.sock?db=1&%70assword=hunter2&ssl_password=hunter3&protocol=2"
+    assert without_password(in_query) == (
+        "unix:///run/r.sock?db=1&%70assword=***&ssl_password=***&protocol=2"
+    )
 
 
 def test_settings_are_frozen() -> None:
