@@ -143,7 +143,10 @@ def _not_streaming(endpoint: Callable[..., Awaitable[Any]]) -> Callable[..., Awa
     async def answer(*args: Any, **kwargs: Any) -> Any:
         made = await endpoint(*args, **kwargs)
         if isinstance(made, StreamingResponse):
-            return Response(status_code=made.status_code, headers=made.headers)
+            bare = Response(status_code=made.status_code, headers=made.headers)
+            # Nobody knows how long it would be; 0 would be a lie.
+            del bare.headers["content-length"]
+            return bare
         return made
 
     return answer

@@ -73,6 +73,7 @@ async def test_head_is_answered_wherever_get_is(redis_server: RedisServer) -> No
             assert answer.status_code == status, path
             assert answer.headers["content-type"].startswith(kind), path
             assert answer.content == b""
+            assert ("content-length" in answer.headers) == (kind != "video/mp4"), path
 
 
 async def test_a_wrong_address_of_the_realtime_protocol_says_the_right_one(
