@@ -118,12 +118,14 @@ class Settings(BaseModel):
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
-            parts = urlsplit(origin)
-            if not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+            sent = _as_browsers_send(origin)
+            if sent is None:
                 raise ValueError(
                     f"{origin} is no origin; write it as browsers do, scheme, name and port if "
                     "any, without a path: https://example.org"
                 )
+            if origin != sent:
+                raise ValueError(f"{origin} is no origin that a browser ever sends; write {sent}")
         return value
 
     @model_validator(mode="after")
@@ -252,6 +254,21 @@ def _sentence(error: ValidationError) -> str:
     secret = field in ("api_keys", "redis_url")
     seen = "" if secret else f" {found['input']}"
     return f"{flag.replace('_', '-')}{seen}: {message[:1].lower() + message[1:]}"
+
+
+def _as_browsers_send(origin: str) -> str | None:
+    """Return an origin in lower case and without its scheme's own port; None for what is none."""
+    try:
+        parts = urlsplit(origin)
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    whole = f"{parts.scheme}://{parts.netloc}"
+    if not parts.scheme or not name or "@" in parts.netloc or origin.lower() != whole.lower():
+        return None
+    host = f"[{name}]" if ":" in name else name
+    own = port is None or port == {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{host}" if own else f"{parts.scheme}://{host}:{port}"
 
 
 def without_password(url: str) -> str:

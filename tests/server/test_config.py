@@ -40,6 +40,14 @@ def test_origins_in_a_variable_are_parted_by_commas() -> None:
     assert _read(ALLOW_ORIGIN="https://a, http://b:1").allow_origins == ("https://a", "http://b:1")
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["http://a:443", "https://a:80", "http://[::1]:8000", "chrome-extension://abc", "http://a_b"],
+)
+def test_an_origin_as_a_browser_sends_it_is_allowed(origin: str) -> None:
+    assert _read("--allow-origin", origin).allow_origins == (origin,)
+
+
 def test_every_setting_survives_the_way_to_a_child() -> None:
     line = (
         "--role worker --host 127.0.0.1 --port 0 --model m --data-dir d --device cpu "
@@ -76,6 +84,13 @@ def test_every_setting_survives_the_way_to_a_child() -> None:
         (("--redis-url", "http://x"), "--redis-url", "redis://"),
         (("--allow-origin", "foo"), "foo is no origin", "https://example.org"),
         (("--allow-origin", "https://a/"), "https://a/ is no origin", "without a path"),
+        (("--allow-origin", "https://a:b"), "https://a:b is no origin", "https://example.org"),
+        (("--allow-origin", "https://u@a"), "https://u@a is no origin", "https://example.org"),
+        (("--allow-origin", "https://A.org"), "https://A.org", "write https://a.org"),
+        (("--allow-origin", "HTTPS://a.org"), "HTTPS://a.org", "write https://a.org"),
+        (("--allow-origin", "https://a.org:443"), "https://a.org:443", "write https://a.org"),
+        (("--allow-origin", "http://[FE80::1]:080"), "FE80", "write http://[fe80::1]"),
+        (("--allow-origin", "https://a.org:08443"), "08443", "write https://a.org:8443"),
         (("--resume-grace", "-1"), "-1", "greater than 0"),
         (("--api-key", "short"), "--api-key", "longer"),
         (("--api-key", "longenough,andtwo"), "--api-key", "comma, which separates keys"),
