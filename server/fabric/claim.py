@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from server.fabric import keys
 from server.fabric.connection import Connection, Script, Word, flat
 from server.fabric.queue import Ticket
+from server.fabric.record import ENDED_MS, FORGET, session_places
 
 RENEW_S = 2.0
 """How often an owner renews its claim."""
@@ -20,7 +21,8 @@ FINAL_STATES = ("done", "completed", "failed", "cancelled", "dead")
 """States of a record in which its ticket is dropped."""
 
 _CLAIM = Script(
-    """
+    FORGET
+    + """
     local record, queue, dead = KEYS[1], KEYS[2], KEYS[3]
     local group, entry, worker = ARGV[1], ARGV[2], ARGV[3]
     local taken_over, limit = ARGV[4] == '1', tonumber(ARGV[5])
@@ -30,7 +32,7 @@ _CLAIM = Script(
     end
     local state = redis.call('HGET', record, 'state')
     local final = not state
-    for i = 9, #ARGV do final = final or state == ARGV[i] end
+    for i = 10, #ARGV do final = final or state == ARGV[i] end
     if final then
       drop()
       return {'dropped', state or 'no record'}
@@ -46,6 +48,7 @@ _CLAIM = Script(
         redis.call('XADD', dead, 'MAXLEN', '~', 1000, '*', 'kind', ARGV[6], 'id', ARGV[7],
           'model', ARGV[8], 'reason', reason)
         drop()
+        if #KEYS > 3 then forget(record, KEYS[4], KEYS[5], KEYS[6], ARGV[7], ARGV[9]) end
         return {'dead', reason}
       end
     end
@@ -84,14 +87,17 @@ _PUBLISH = Script(
 )
 
 _FINISH = Script(
-    """
+    FORGET
+    + """
     if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
-    if #ARGV > 4 then redis.call('HSET', KEYS[1], unpack(ARGV, 5)) end
+    if #ARGV > 6 then redis.call('HSET', KEYS[1], unpack(ARGV, 7)) end
     redis.call('XACK', KEYS[2], ARGV[2], ARGV[3])
     redis.call('XDEL', KEYS[2], ARGV[3])
     if ARGV[4] == '1' then
       redis.call('HINCRBY', KEYS[1], 'epoch', 1)
       redis.call('XADD', KEYS[2], '*', 'id', redis.call('HGET', KEYS[1], 'id'))
+    elseif #KEYS > 2 then
+      forget(KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[5], ARGV[6])
     end
     return 1
     """
@@ -179,7 +185,10 @@ class Claim:
         return None if found is None else found.decode()
 
     async def finish(self, fields: Mapping[str, Word]) -> bool:
-        """Write the last fields and remove the ticket; False when it is another's."""
+        """Write the last fields and remove the ticket; False when it is another's.
+
+        A live session is forgotten together with that.
+        """
         return await self._end(fields, again=False)
 
     async def release(self, fields: Mapping[str, Word]) -> bool:
@@ -190,16 +199,22 @@ class Claim:
         return await self._end(fields, again=True)
 
     async def _end(self, fields: Mapping[str, Word], *, again: bool) -> bool:
-        args: list[Word] = [self.epoch, keys.GROUP, self.ticket.entry_id, int(again), *flat(fields)]
-        return bool(await self._redis.run(_FINISH, (self.record, self.ticket.queue), args))
+        ticket = self.ticket
+        head: list[Word] = [self.epoch, keys.GROUP, ticket.entry_id, int(again)]
+        args = [*head, ticket.subject, ENDED_MS, *flat(fields)]
+        places = (self.record, ticket.queue, *_forgotten_with(ticket))
+        return bool(await self._redis.run(_FINISH, places, args))
 
 
 async def claim(redis: Connection, ticket: Ticket, worker: str) -> Claim | Dropped | Dead:
-    """Take ownership of a ticket's record under the next epoch."""
+    """Take ownership of a ticket's record under the next epoch.
+
+    A live session that is dead is forgotten.
+    """
     record = keys.record(ticket.kind, ticket.subject)
     outcome, value = await redis.run(
         _CLAIM,
-        (record, ticket.queue, keys.DEAD),
+        (record, ticket.queue, keys.DEAD, *_forgotten_with(ticket)),
         (
             keys.GROUP,
             ticket.entry_id,
@@ -209,9 +224,15 @@ async def claim(redis: Connection, ticket: Ticket, worker: str) -> Claim | Dropp
             ticket.kind,
             ticket.subject,
             ticket.model,
+            ENDED_MS,
             *FINAL_STATES,
         ),
     )
     if outcome == b"claimed":
         return Claim(ticket, worker, int(value), record, redis)
     return (Dead if outcome == b"dead" else Dropped)(value.decode())
+
+
+def _forgotten_with(ticket: Ticket) -> tuple[str, ...]:
+    """Return where else something of a live session is; a job is there until it is deleted."""
+    return session_places(ticket.subject)[1:] if ticket.kind == "live" else ()

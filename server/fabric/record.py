@@ -34,14 +34,20 @@ _SWAP = Script(
     """
 )
 
-_FORGET = Script(
+ENDED_MS = 60_000
+"""How long the record and the media stream of an ended live session can still be read."""
+
+FORGET = """
+    local function forget(record, sessions, control, media, id, after_ms)
+      redis.call('ZREM', sessions, id)
+      redis.call('DEL', control)
+      redis.call('PEXPIRE', record, after_ms)
+      redis.call('PEXPIRE', media, after_ms)
+    end
     """
-    redis.call('ZREM', KEYS[2], ARGV[1])
-    redis.call('DEL', KEYS[3])
-    redis.call('PEXPIRE', KEYS[1], ARGV[2])
-    redis.call('PEXPIRE', KEYS[4], ARGV[2])
-    """
-)
+"""Begins a script that may end a live session: a call takes ``session_places``, id and time."""
+
+_FORGET = Script(FORGET + "forget(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2])")
 
 
 async def create_record(
@@ -77,12 +83,16 @@ async def swap_field(
     return bool(await redis.run(_SWAP, (key,), (name, expected, *flat(fields))))
 
 
-async def forget_session(redis: Connection, session_id: str, after_ms: int) -> None:
-    """Take a live session off the list; its record and media can be read for ``after_ms`` more."""
-    places = (
+def session_places(session_id: str) -> tuple[str, str, str, str]:
+    """Return every key that holds something about a live session, its record first."""
+    return (
         keys.record("live", session_id),
         keys.SESSIONS,
         keys.control(session_id),
         keys.media(session_id),
     )
-    await redis.run(_FORGET, places, (session_id, after_ms))
+
+
+async def forget_session(redis: Connection, session_id: str, after_ms: int) -> None:
+    """Take a live session off the list; its record and media can be read for ``after_ms`` more."""
+    await redis.run(_FORGET, session_places(session_id), (session_id, after_ms))

@@ -16,10 +16,9 @@ from server.fabric import workers
 from server.fabric.claim import Claim, Dead, Dropped, claim
 from server.fabric.connection import FabricError
 from server.fabric.queue import TAKEOVER_MS, Ticket, WorkQueue
-from server.fabric.record import forget_session
 from server.fabric.streams import send_notice
 from server.tasks import end_tasks
-from server.worker.live import ENDED_MS, LiveStream
+from server.worker.live import LiveStream
 from server.worker.parts import LiveParts
 
 log = logging.getLogger(__name__)
@@ -156,7 +155,7 @@ class WorkerHost:
         return len(self._jobs) < self._settings.max_jobs
 
     async def _claimed(self, ticket: Ticket) -> Claim | None:
-        """Claim a ticket; a dead stream is forgotten and its viewers are told."""
+        """Claim a ticket; the viewers of a dead stream are told."""
         redis = self._parts.redis
         held = await claim(redis, ticket, self._settings.worker_id)
         if isinstance(held, Claim):
@@ -165,7 +164,6 @@ class WorkerHost:
         if isinstance(held, Dead) and ticket.kind == "job":
             self._parts.stats.job_ended("failed")
         elif isinstance(held, Dead):
-            await forget_session(redis, ticket.subject, ENDED_MS)
             if self._parts.states is not None:
                 await asyncio.to_thread(self._parts.states.drop, ticket.subject)
             error = {"t": "error", "code": "stream_failed", "message": held.reason, "fatal": True}

@@ -24,7 +24,7 @@ from server.entries import config_to_json
 from server.fabric import keys
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
-from server.fabric.record import forget_session, read_record
+from server.fabric.record import ENDED_MS, read_record
 from server.fabric.streams import read_entries
 from server.tasks import end_tasks
 from server.worker.encoders import Encoders
@@ -41,8 +41,6 @@ ASK_AGAIN_S = 0.2
 """How long an engine without room is left alone."""
 OWN_CHANGE = "\0takeover"
 """Names the prompt change of a takeover; no receipt goes out for it."""
-ENDED_MS = 60_000
-"""How long the media stream and the record of an ended stream can still be read."""
 
 
 class LiveStream:
@@ -256,10 +254,9 @@ class LiveStream:
         self._parts.stats.ended(reason)
         done = {"t": "done", "reason": reason, "chunks": chunks, "frames": frames}
         await self._say(done)
-        if await self._claim.finish({"state": "done", "reason": reason}):
-            await forget_session(self._parts.redis, self.session_id, ENDED_MS)
-            if self._parts.states is not None:
-                await asyncio.to_thread(self._parts.states.drop, self.session_id)
+        ours = await self._claim.finish({"state": "done", "reason": reason})
+        if ours and self._parts.states is not None:
+            await asyncio.to_thread(self._parts.states.drop, self.session_id)
 
     async def _say(self, message: dict[str, Any]) -> None:
         if self._output is not None:

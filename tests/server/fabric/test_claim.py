@@ -41,6 +41,41 @@ async def test_finish_removes_the_ticket_and_writes_the_last_state(each_fabric: 
     assert (await read_record(each_fabric, "live", "s1"))["state"] == "done"
 
 
+async def _listed(redis: Connection, subject: str = "s1") -> bool:
+    """Return whether a session is on the list, for as long as its record stays."""
+    score = await redis.do("ZSCORE", keys.SESSIONS, subject)
+    for_ever = await redis.do("PTTL", keys.record("live", subject)) == -1
+    assert (score is not None) == for_ever
+    return for_ever
+
+
+@pytest.mark.parametrize("ending", ["finish", "release", "dead"])
+async def test_a_session_that_ends_is_forgotten_in_the_same_step(
+    each_fabric: Connection, ending: str
+) -> None:
+    queue, held = await _claimed(each_fabric)
+    await each_fabric.do("ZADD", keys.SESSIONS, 1, "s1")
+    await send_control(each_fabric, "s1", {"type": "stop"})
+    if ending == "dead":
+        await each_fabric.do("HSET", held.record, "takeovers", MAX_TAKEOVERS)
+        (ticket,) = await queue.take_over("w2", silent_ms=0)
+        assert isinstance(await claim(each_fabric, ticket, "w2"), Dead)
+    else:
+        assert await getattr(held, ending)({"state": "done"})
+    assert await _listed(each_fabric) == (ending == "release")
+    assert await each_fabric.do("EXISTS", keys.control("s1")) == (ending == "release")
+
+
+async def test_a_dead_job_is_not_forgotten(each_fabric: Connection) -> None:
+    queue = WorkQueue(each_fabric, "tiny", "job")
+    await create_record(each_fabric, "job", "j1", {"state": "queued", "takeovers": MAX_TAKEOVERS})
+    await queue.put("j1")
+    await queue.take("w1", block_ms=0)
+    (ticket,) = await queue.take_over("w2", silent_ms=0)
+    assert isinstance(await claim(each_fabric, ticket, "w2"), Dead)
+    assert await each_fabric.do("PTTL", keys.record("job", "j1")) == -1
+
+
 async def test_a_renewed_claim_is_not_taken_over(each_fabric: Connection) -> None:
     queue, held = await _claimed(each_fabric)
     assert await held.renew()
