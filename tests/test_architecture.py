@@ -17,7 +17,8 @@ from server.fabric.streams import CONTROL_MAXLEN, MEDIA_MAXLEN
 from server.gateway.app import create_app
 from server.gateway.context import Gateway
 from server.jobs import keys as job_keys
-from server.jobs.models import CREATE_FIELDS, EXTRA_FIELDS, JobLimits
+from server.jobs.parse import CREATE_FIELDS, EXTRA_FIELDS
+from server.jobs.request import JobLimits
 from server.jobs.routes import JobParts, jobs_router
 from server.jobs.store import JobStore
 from server.wire import messages_in, messages_out

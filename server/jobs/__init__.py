@@ -1,6 +1,7 @@
 """Video jobs: ``/v1/videos``, their durable records, segments and the code that runs them.
 
-``models``    what may be asked, checked.   ``forms``, ``images``  how it arrives.
+``request``   what is asked, checked.   ``forms``, ``images``  how it arrives.
+``parse``     a new job's request from its ``fields``.   ``derive``  one from an older job.
 ``record``    a job as it stands, and the OpenAI Video object.
 ``store``     records in Redis, every change one script (``scripts``), fenced by the claim's epoch.
 ``segments``  a job's files, each written whole.   ``recorder``  chunks to segments.

@@ -10,18 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from server.jobs.errors import refuse, shown
+from server.jobs.fields import check_known, checked_text, plain_number, read_number
 from server.jobs.forms import Upload, as_mapping
-from server.jobs.models import (
-    JobLimits,
-    JobRequest,
-    PromptText,
-    TimedPrompt,
-    check_known,
-    checked_text,
-    plain_number,
-    read_number,
-)
 from server.jobs.record import JobRecord
+from server.jobs.request import JobLimits, JobRequest, PromptText, TimedPrompt
 
 
 def remixed(source: JobRecord, body: Mapping[str, Any], limits: JobLimits) -> JobRequest:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from server.jobs.models import JobRequest
+from server.jobs.request import JobRequest
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 ENDED = ("completed", "failed", "cancelled")

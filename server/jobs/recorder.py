@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from server.jobs.models import JobRequest
 from server.jobs.record import Segment
+from server.jobs.request import JobRequest
 from server.jobs.segments import THUMBNAIL, JobFolder
 from server.media.encoder import ChunkEncoder
 from server.media.fmp4 import fragment, init_segment, timing

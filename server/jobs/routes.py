@@ -25,9 +25,10 @@ from server.jobs.derive import extended, remixed, source_id
 from server.jobs.errors import Refusal, RequestRefused, not_found, refuse, shown
 from server.jobs.forms import Upload, read_body
 from server.jobs.images import read_start_image
-from server.jobs.models import JobLimits, JobRequest, parse_request
+from server.jobs.parse import parse_request
 from server.jobs.playlist import event_playlist
 from server.jobs.record import JobRecord, Segment
+from server.jobs.request import JobLimits, JobRequest
 from server.jobs.schema import CREATE_SCHEMA, EXTEND_SCHEMA, REMIX_SCHEMA
 from server.jobs.segments import START_IMAGE, THUMBNAIL, JobFolder
 from server.jobs.sse import job_events

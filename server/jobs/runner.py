@@ -29,9 +29,9 @@ from engine.events import Admission, Admitted, ChunkReady, EngineEvent, Refused,
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
 from server.images import pixels
-from server.jobs.models import JobRequest
 from server.jobs.record import JobError, JobRecord
 from server.jobs.recorder import MakeEncoder, Recorder
+from server.jobs.request import JobRequest
 from server.jobs.resume import EVERY_S, ResumePoints
 from server.jobs.segments import START_IMAGE, JobFolder
 from server.jobs.store import JobStore

@@ -1,4 +1,4 @@
-"""What ``/docs`` shows of the bodies that the job routes take; ``models`` is what checks them."""
+"""What ``/docs`` shows of the bodies that the job routes take; ``parse`` is what checks them."""
 
 from typing import Any
 

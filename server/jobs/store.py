@@ -24,8 +24,8 @@ from server.fabric.keys import record as record_key
 from server.fabric.queue import WorkQueue
 from server.fabric.record import read_record
 from server.jobs import keys, scripts
-from server.jobs.models import JobRequest
 from server.jobs.record import JobError, JobEvent, JobRecord, Segment, read_job, status_of
+from server.jobs.request import JobRequest
 
 log = logging.getLogger(__name__)
 

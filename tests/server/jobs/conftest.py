@@ -19,7 +19,7 @@ from server.fabric.workers import announce_model
 from server.gateway.app import create_app
 from server.gateway.context import Gateway
 from server.jobs import runner
-from server.jobs.models import JobLimits
+from server.jobs.request import JobLimits
 from server.jobs.routes import JobParts, jobs_router
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore

@@ -8,8 +8,8 @@ from server.catalogue import ModelCard
 from server.fabric.claim import Claim, claim
 from server.fabric.connection import Connection
 from server.fabric.queue import WorkQueue
-from server.jobs.models import JobRequest, PromptText, TimedPrompt
 from server.jobs.record import JobRecord, Segment
+from server.jobs.request import JobRequest, PromptText, TimedPrompt
 from server.jobs.store import Created, JobStore
 
 CARD = ModelCard(

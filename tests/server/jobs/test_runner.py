@@ -17,7 +17,7 @@ from server.fabric.claim import Claim
 from server.fabric.connection import Connection
 from server.images import pixels
 from server.jobs import runner
-from server.jobs.models import PromptText, TimedPrompt
+from server.jobs.request import PromptText, TimedPrompt
 from server.jobs.runner import JobRunner, RunnerParts, stream_spec
 from server.jobs.segments import START_IMAGE, JobFolder
 from server.jobs.store import JobStore

@@ -10,7 +10,7 @@ import av
 import pytest
 
 from server.fabric.connection import Connection
-from server.jobs.models import PromptText, TimedPrompt
+from server.jobs.request import PromptText, TimedPrompt
 from server.jobs.store import JobStore
 from tests.conftest import FakeClock, RedisServer
 from tests.server.jobs.making import make, request, until

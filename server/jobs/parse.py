@@ -1,8 +1,7 @@
-"""What may be asked of a video job, and the checked request that comes out.
+"""The fields of ``POST /v1/videos`` become a checked request.
 
-``parse_request`` turns the fields of ``POST /v1/videos`` into a frozen
-``JobRequest`` or refuses with the field, what was seen and what is allowed. It
-knows models by their cards; it knows no HTTP, Redis or engine.
+``parse_request`` returns a frozen ``JobRequest`` or refuses with the field, what was seen
+and what is allowed. It knows models by their cards; it knows no HTTP, Redis or engine.
 """
 
 import math
@@ -13,104 +12,12 @@ from typing import Any
 
 from server.catalogue import ModelCard
 from server.jobs.errors import Refusal, RequestRefused, refuse, shown
+from server.jobs.fields import check_known, checked_text, integer, listed, plain_number, read_number
 from server.jobs.forms import as_mapping
+from server.jobs.request import JobLimits, JobRequest, PromptText, TimedPrompt
 
 MAX_SEED = 2**53 - 1
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-
-
-@dataclass(frozen=True, slots=True)
-class JobLimits:
-    """Bounds on what one request, and all waiting jobs together, may take."""
-
-    max_seconds: float = 3600.0
-    max_prompt_chars: int = 4000
-    max_timed_prompts: int = 256
-    max_blend: int = 8
-    max_body_bytes: int = 16 * 2**20
-    max_queued: int = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class PromptText:
-    """A prompt and its weight in a blend."""
-
-    text: str
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class TimedPrompt:
-    """The blend that applies from the first chunk starting at or after ``at_s`` seconds."""
-
-    at_s: float
-    parts: tuple[PromptText, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class JobRequest:
-    """A checked request. ``prompts`` is sorted by time and its first entry is at 0 s.
-
-    Attributes:
-        seconds: Duration as the client wrote it (the OpenAI shape keeps it a string).
-        num_frames: Exactly ``round(seconds * fps)``, at least 1.
-        steps: Denoising steps, ``None`` for the model's own number.
-        has_image: Whether ``input.png`` beside the segments is the start frame.
-        remixed_from: The job whose settings this one took with another prompt.
-        extends: The job whose video this one begins with.
-    """
-
-    model: str
-    prompts: tuple[TimedPrompt, ...]
-    seconds: str
-    width: int
-    height: int
-    fps: int
-    num_frames: int
-    seed: int
-    steps: int | None = None
-    has_image: bool = False
-    remixed_from: str | None = None
-    extends: str | None = None
-
-    @property
-    def prompt(self) -> str:
-        """The text shown as the job's prompt: the first one."""
-        return " + ".join(part.text for part in self.prompts[0].parts)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object that ``from_json`` reads back."""
-        return {
-            "model": self.model,
-            "prompts": [
-                {"t": p.at_s, "parts": [[part.text, part.weight] for part in p.parts]}
-                for p in self.prompts
-            ],
-            "seconds": self.seconds,
-            "width": self.width,
-            "height": self.height,
-            "fps": self.fps,
-            "num_frames": self.num_frames,
-            "seed": self.seed,
-            "steps": self.steps,
-            "has_image": self.has_image,
-            "remixed_from": self.remixed_from,
-            "extends": self.extends,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "JobRequest":
-        """Rebuild a request from what ``to_json`` wrote."""
-        # Records of earlier releases may hold half a surrogate pair, which no answer can show.
-        prompts = tuple(
-            TimedPrompt(
-                p["t"],
-                tuple(PromptText(t.encode(errors="replace").decode(), w) for t, w in p["parts"]),
-            )
-            for p in value["prompts"]
-        )
-        return cls(**{**value, "prompts": prompts})
-
 
 CREATE_FIELDS = (
     "model", "prompt", "prompts", "seconds", "size", "width", "height", "fps", "seed",
@@ -156,7 +63,7 @@ def parse_request(
     width, height = _size(fields, card)
     fps = _fps(fields.get("fps"), card)
     seconds, num_frames = _duration(fields, fps, limits)
-    seed = _integer(fields.get("seed"), "seed", 0, MAX_SEED)
+    seed = integer(fields.get("seed"), "seed", 0, MAX_SEED)
     reference = fields.get("input_reference")
     if reference is not None and not card.start_image:
         raise refuse(
@@ -173,21 +80,10 @@ def parse_request(
         fps=fps,
         num_frames=num_frames,
         seed=draw_seed() if seed is None else seed,
-        steps=_integer(fields.get("num_inference_steps"), "num_inference_steps", 1, card.max_steps),
+        steps=integer(fields.get("num_inference_steps"), "num_inference_steps", 1, card.max_steps),
         has_image=reference is not None,
     )
     return ParsedJob(request, None if reference is None else read_image(reference, (width, height)))
-
-
-def check_known(fields: Mapping[str, Any], allowed: Sequence[str], prefix: str) -> None:
-    """Refuse fields that are not ``allowed``; ``prefix`` is put before their names."""
-    for name in fields:
-        if name not in allowed:
-            raise refuse(
-                f"Unknown field {shown(prefix + name)}; allowed are {', '.join(allowed)}.",
-                param=prefix + name,
-                code="unknown_parameter",
-            )
 
 
 def _model(name: Any, cards: Sequence[ModelCard]) -> ModelCard:
@@ -216,8 +112,8 @@ def _model(name: Any, cards: Sequence[ModelCard]) -> ModelCard:
 
 def _size(fields: Mapping[str, Any], card: ModelCard) -> tuple[int, int]:
     allowed = ", ".join(f"{width}x{height}" for width, height in card.sizes)
-    width = _integer(fields.get("width"), "width", 1, 99999)
-    height = _integer(fields.get("height"), "height", 1, 99999)
+    width = integer(fields.get("width"), "width", 1, 99999)
+    height = integer(fields.get("height"), "height", 1, 99999)
     param, seen, size = "size", fields.get("size"), card.sizes[0]
     if seen is not None:
         match = _SIZE.fullmatch(seen) if isinstance(seen, str) else None
@@ -248,7 +144,7 @@ def _duration(fields: Mapping[str, Any], fps: int, limits: JobLimits) -> tuple[s
     """Return the duration as a string and in frames; ``num_frames`` is the other spelling."""
     most = math.floor(limits.max_seconds * fps)
     if fields.get("seconds") is None:
-        frames = _integer(fields.get("num_frames"), "num_frames", 1, most)
+        frames = integer(fields.get("num_frames"), "num_frames", 1, most)
         if frames is not None:
             return plain_number(frames / fps), frames
         return "4", 4 * fps
@@ -275,7 +171,7 @@ def _prompts(
         timeline[0.0] = TimedPrompt(
             0.0, (PromptText(checked_text(fields["prompt"], "prompt", limits)),)
         )
-    entries = _listed(fields.get("prompts"), "prompts", limits.max_timed_prompts)
+    entries = listed(fields.get("prompts"), "prompts", limits.max_timed_prompts)
     seen: set[float] = set()
     for index, raw in enumerate(entries):
         where = f"prompts[{index}]"
@@ -306,9 +202,7 @@ def _blend(entry: Mapping[str, Any], where: str, limits: JobLimits) -> tuple[Pro
     if entry.get("prompt") is not None:
         return (PromptText(checked_text(entry["prompt"], f"{where}.prompt", limits)),)
     parts = []
-    for index, raw in enumerate(
-        _listed(entry.get("prompts"), f"{where}.prompts", limits.max_blend)
-    ):
+    for index, raw in enumerate(listed(entry.get("prompts"), f"{where}.prompts", limits.max_blend)):
         name = f"{where}.prompts[{index}]"
         part = as_mapping(raw, name)
         check_known(part, ("text", "weight"), f"{name}.")
@@ -324,55 +218,3 @@ def _blend(entry: Mapping[str, Any], where: str, limits: JobLimits) -> tuple[Pro
         raise refuse(f"{where} has no prompt; send prompt or prompts.", param=f"{where}.prompt",
                      code="missing_required_parameter")  # fmt: skip
     return tuple(parts)
-
-
-def _listed(value: Any, param: str, most: int) -> Sequence[Any]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or len(value) > most:
-        seen = f"a list of {len(value)}" if isinstance(value, list) else shown(value)
-        raise refuse(f"{param} is {seen}; allowed is a list of at most {most}.", param=param)
-    return value
-
-
-def checked_text(value: Any, param: str, limits: JobLimits) -> str:
-    """Return a prompt's text, or refuse what is empty, too long or no text."""
-    if not isinstance(value, str) or not value.strip():
-        raise refuse(f"{param} is {shown(value)}; a text that is not empty is needed.", param=param)
-    if len(value) > limits.max_prompt_chars:
-        raise refuse(
-            f"{param} has {len(value)} characters; allowed are {limits.max_prompt_chars}.",
-            param=param,
-        )
-    return value
-
-
-def _integer(value: Any, param: str, least: int, most: int) -> int | None:
-    if value is None:
-        return None
-    number: int | None = None
-    if isinstance(value, int) and not isinstance(value, bool):
-        number = value
-    elif isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,20}\s*", value):
-        number = int(value)
-    if number is None or not least <= number <= most:
-        raise refuse(
-            f"{param} is {shown(value)}; allowed are whole numbers from {least} to {most}.",
-            param=param,
-        )
-    return number
-
-
-def read_number(value: Any) -> float | None:
-    """Return a finite number, also from its decimal text as forms send it, else None."""
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,9}(\.\d{1,9})?\s*", value):
-        return float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        # A huge integer does not fit a float.
-        return float(value) if abs(value) < 1e12 and math.isfinite(value) else None
-    return None
-
-
-def plain_number(number: float) -> str:
-    """Return a number as people write it: 2.5, not 2.500000."""
-    return f"{number:.6f}".rstrip("0").rstrip(".")
