@@ -18,8 +18,9 @@ from server.gateway.app import create_app
 from server.gateway.context import Gateway
 from server.jobs import keys as job_keys
 from server.jobs.parse import CREATE_FIELDS, EXTRA_FIELDS
+from server.jobs.parts import JobParts
 from server.jobs.request import JobLimits
-from server.jobs.routes import JobParts, jobs_router
+from server.jobs.routes import jobs_router
 from server.jobs.store import JobStore
 from server.wire import messages_in, messages_out
 from server.wire.codes import ERROR_CODES

@@ -19,7 +19,8 @@ from models.registry import names
 from server.fabric.connection import Connection
 from server.fabric.keys import Kind
 from server.gateway.metrics import GatewayMetrics, render
-from server.jobs.routes import JobParts, jobs_router
+from server.jobs.parts import JobParts
+from server.jobs.routes import jobs_router
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.worker.stats import WorkerStats

@@ -19,7 +19,8 @@ from server.gateway.app import create_app
 from server.gateway.auth import Gate
 from server.gateway.context import Gateway
 from server.jobs.expiry import keep_sweeping
-from server.jobs.routes import JobParts, jobs_router
+from server.jobs.parts import JobParts
+from server.jobs.routes import jobs_router
 from server.jobs.store import JobStore
 from server.redis_watch import watched
 from server.wire.limits import MAX_SEED, Limits

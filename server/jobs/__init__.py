@@ -6,7 +6,7 @@
 ``store``     records in Redis, every change one script (``scripts``), fenced by the claim's epoch.
 ``segments``  a job's files, each written whole.   ``recorder``  chunks to segments.
 ``runner``    one claimed job from begin to end.
-``routes``    HTTP, with ``playlist`` (HLS) and ``sse`` (events).
+``routes``    HTTP, with ``making`` (new jobs), ``playlist`` (HLS) and ``sse`` (events).
 
 A worker passes ``JobRunner(RunnerParts(store=JobStore(redis, clock), engine=bridge, ...))`` to its
 host as ``run_job``; a gateway includes ``jobs_router(JobParts(...))`` in its application.

@@ -11,7 +11,8 @@ from pathlib import Path
 from server.catalogue import ModelCard
 from server.fabric.connection import Connection
 from server.gateway.context import Gateway, draw_seed
-from server.jobs.routes import JobParts, jobs_router
+from server.jobs.parts import JobParts
+from server.jobs.routes import jobs_router
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from tests.server.fakes import FakeEngine

@@ -22,7 +22,8 @@ from server.catalogue import ModelCard
 from server.config import Settings
 from server.fabric.connection import Connection
 from server.fabric.workers import announce_model
-from server.jobs.routes import JobParts, jobs_router
+from server.jobs.parts import JobParts
+from server.jobs.routes import jobs_router
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.worker.bridge import EngineBridge

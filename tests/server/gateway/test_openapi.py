@@ -7,7 +7,8 @@ import pytest
 
 from server.gateway.app import create_app
 from server.gateway.context import Gateway
-from server.jobs.routes import JobParts, jobs_router
+from server.jobs.parts import JobParts
+from server.jobs.routes import jobs_router
 
 
 @pytest.fixture(scope="module")

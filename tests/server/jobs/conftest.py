@@ -19,8 +19,9 @@ from server.fabric.workers import announce_model
 from server.gateway.app import create_app
 from server.gateway.context import Gateway
 from server.jobs import runner
+from server.jobs.parts import JobParts
 from server.jobs.request import JobLimits
-from server.jobs.routes import JobParts, jobs_router
+from server.jobs.routes import jobs_router
 from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.store import JobStore
 from server.tasks import end_tasks
