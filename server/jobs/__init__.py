@@ -5,7 +5,7 @@
 ``record``    a job as it stands, and the OpenAI Video object.
 ``store``     records in Redis, every change one script (``scripts``), fenced by the claim's epoch.
 ``segments``  a job's files, each written whole.   ``recorder``  chunks to segments.
-``runner``    one claimed job from begin to end.
+``runner``    one claimed job from begin to end.   ``spec``  what the engine is asked for it.
 ``routes``    HTTP, with ``making`` (new jobs), ``playlist`` (HLS) and ``sse`` (events).
 
 A worker passes ``JobRunner(RunnerParts(store=JobStore(redis, clock), engine=bridge, ...))`` to its

@@ -21,10 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from engine.asked import Command, Credit, PromptPart, Stop, StreamSpec, TimedPrompt
+from engine.asked import Command, Credit, Stop, StreamSpec
 from engine.events import Admission, Admitted, ChunkReady, EngineEvent, Refused, SessionEnded
 from server.fabric.claim import RENEW_S, Claim
 from server.fabric.connection import FabricError
@@ -34,6 +31,7 @@ from server.jobs.recorder import MakeEncoder, Recorder
 from server.jobs.request import JobRequest
 from server.jobs.resume import EVERY_S, ResumePoints
 from server.jobs.segments import START_IMAGE, JobFolder
+from server.jobs.spec import stream_spec
 from server.jobs.store import JobStore
 from server.media.encoder import ChunkEncoder
 from server.tasks import end_tasks, in_executor
@@ -288,33 +286,6 @@ class _Events(asyncio.Queue[EngineEvent]):
         if isinstance(event, ChunkReady):
             self.generated = event.first_frame + event.num_frames
         self.put_nowait(event)
-
-
-def stream_spec(
-    session_id: str, request: JobRequest, image: NDArray[np.uint8] | None
-) -> StreamSpec:
-    """Return what the engine is asked for a job; a time becomes the first frame not before it."""
-    parts = [
-        tuple(PromptPart(part.text, part.weight) for part in prompt.parts)
-        for prompt in request.prompts
-    ]
-    return StreamSpec(
-        session_id=session_id,
-        prompts=parts[0],
-        seed=request.seed,
-        width=request.width,
-        height=request.height,
-        fps=request.fps,
-        num_frames=request.num_frames,
-        num_steps=request.steps,
-        kind="job",
-        pacing="asap",
-        timed_prompts=tuple(
-            TimedPrompt(math.ceil(prompt.at_s * request.fps - 1e-6), blend)
-            for prompt, blend in zip(request.prompts[1:], parts[1:], strict=True)
-        ),
-        start_image=image,
-    )
 
 
 def _why_not_stored(error: OSError, data_dir: Path) -> str:

@@ -17,8 +17,7 @@ from server.fabric.claim import Claim
 from server.fabric.connection import Connection
 from server.images import pixels
 from server.jobs import runner
-from server.jobs.request import PromptText, TimedPrompt
-from server.jobs.runner import JobRunner, RunnerParts, stream_spec
+from server.jobs.runner import JobRunner, RunnerParts
 from server.jobs.segments import START_IMAGE, JobFolder
 from server.jobs.store import JobStore
 from tests.conftest import FakeClock
@@ -365,13 +364,3 @@ async def test_the_start_image_reaches_the_engine(
     assert image.shape == (96, 160, 3)
     assert image[0, 0].tolist() == [200, 10, 20]
     assert np.array_equal(image, pixels(out.getvalue()))
-
-
-def test_a_timed_prompt_becomes_the_first_frame_not_before_its_time() -> None:
-    prompts = tuple(
-        TimedPrompt(at, (PromptText(f"at {at}"),)) for at in (0.0, 0.5, 1.01, 2.0625, 3.0)
-    )
-    spec = stream_spec("s", request(prompts=prompts), None)
-    assert spec.prompts[0].text == "at 0.0"
-    assert [timed.frame for timed in spec.timed_prompts] == [8, 17, 33, 48]
-    assert (spec.kind, spec.num_frames, spec.seed) == ("job", 64, 7)
