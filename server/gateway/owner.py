@@ -9,8 +9,9 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from server.entries import ChunkEntry, config_from_json
+from server.entries import ChunkEntry, config_from_json, end_notices
 from server.fabric.connection import FabricError
 from server.fabric.queue import WorkQueue
 from server.fabric.record import read_record
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 0.5
 READ_MS = 250
 SILENT_READS = 12
-"""Reads without media after which the worker's health is looked at (3 s)."""
+"""Reads without media after which the stream's record and its worker's health are looked at (3 s)."""
 LOOK_READS = 4
 """Reads between two looks: a dead worker's last report lives longer than the first one (1 s)."""
 TAKEN_READS = 6
@@ -76,6 +77,7 @@ class Owner:
         self._outage = Outage(opened.session_id, send, gateway.clock)
         self._received_at: dict[str, float] = {}
         self._told_lost = False
+        self._end: tuple[dict[str, Any], ...] = ()
 
     async def run(self) -> None:
         """Send media until the stream ends.
@@ -173,8 +175,8 @@ class Owner:
                     await self._move()
                     items.extend(await self._reader.read(READ_MS))
                     silent = 0 if items else silent + 1
-                if not items:
-                    await self._while_silent(silent)
+                if not items and await self._while_silent(silent):
+                    return
                 while items:
                     if await self._pass_on(items[0]):
                         return
@@ -279,29 +281,50 @@ class Owner:
             None,
         )
 
-    async def _while_silent(self, silent: int) -> None:
-        """Say why nothing comes: the queue before the start, a lost worker after it."""
-        opened = self.opened
-        if not self._started and opened.resumed_after is None:
-            queue = WorkQueue(self._redis, opened.spec.model, "live")
-            position = await queue.position(opened.ticket)
-            # A ticket that was taken is usually about to start; only a wait is worth a word.
-            if position == 0 and silent < TAKEN_READS:
-                return
-            if (shown := max(1, position)) != self._position:
-                self._position = shown
-                await self._send(SessionQueued(position=shown), None)
-        elif silent < SILENT_READS:
+    async def _while_silent(self, silent: int) -> bool:
+        """Say why nothing comes: the queue before the start, a lost worker after it.
+
+        Returns:
+            True when the stream has ended, which nobody was left to say.
+        """
+        for notice in self._end:
+            if (told := told_by(notice)) is not None:
+                await self._send(told, None)
+        if self._end:
+            return True
+        waits = not self._started and self.opened.resumed_after is None
+        if silent < SILENT_READS:
             self._told_lost = False
-        elif silent % LOOK_READS == 0 and not self._told_lost:
-            record = await read_record(self._redis, "live", opened.session_id)
-            if not record:
-                message = "the stream's record is gone, Redis has lost it; start a new stream"
-                error = ErrorMessage(code="stream_failed", message=message, fatal=True)
-                await self._send(error, None)
-                raise CannotGoOn
-            if "worker" in record and not await is_alive(self._redis, record["worker"]):
-                self._told_lost = True
-                message = "the worker of this stream does not answer; another one takes it over"
-                error = ErrorMessage(code="worker_lost", message=message, retryable=True)
-                await self._send(error, None)
+        elif silent % LOOK_READS == 0:
+            await self._look(waits)
+        if waits and not self._end:
+            await self._say_position(silent)
+        return False
+
+    async def _look(self, waits: bool) -> None:
+        """Look for an end that nobody told and, once the stream has begun, for a lost worker."""
+        record = await read_record(self._redis, "live", self.opened.session_id)
+        if not record:
+            message = "the stream's record is gone, Redis has lost it; start a new stream"
+            error = ErrorMessage(code="stream_failed", message=message, fatal=True)
+            await self._send(error, None)
+            raise CannotGoOn
+        # Told after one more read: what was published meanwhile comes first.
+        self._end = end_notices(record)
+        if waits or self._end or self._told_lost or "worker" not in record:
+            return
+        if not await is_alive(self._redis, record["worker"]):
+            self._told_lost = True
+            message = "the worker of this stream does not answer; another one takes it over"
+            error = ErrorMessage(code="worker_lost", message=message, retryable=True)
+            await self._send(error, None)
+
+    async def _say_position(self, silent: int) -> None:
+        opened = self.opened
+        position = await WorkQueue(self._redis, opened.spec.model, "live").position(opened.ticket)
+        # A ticket that was taken is usually about to start; only a wait is worth a word.
+        if position == 0 and silent < TAKEN_READS:
+            return
+        if (shown := max(1, position)) != self._position:
+            self._position = shown
+            await self._send(SessionQueued(position=shown), None)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from server.fabric.connection import Connection, FabricError
+from server.fabric.keys import record
 from server.fabric.record import create_record
 from server.fabric.streams import send_control, send_notice
 from server.gateway import outage, owner
@@ -30,14 +31,14 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "TRY_AGAIN_S", 0.01)
 
 
-def resumed(redis: Connection) -> tuple[Owner, list[ServerMessage]]:
-    """A connection that resumed a stream, and what it is sent."""
+def resumed(redis: Connection, after_chunk: int | None = 3) -> tuple[Owner, list[ServerMessage]]:
+    """A connection that resumed a stream, or began it, and what it is sent."""
     told: list[ServerMessage] = []
 
     async def send(message: ServerMessage, binary: bytes | None) -> None:
         told.append(message)
 
-    opened = Opened("ses_1", "token", "conn", SPEC, "avcc", "h264", "0-1", resumed_after=3)
+    opened = Opened("ses_1", "token", "conn", SPEC, "avcc", "h264", "0-1", after_chunk)
     return Owner(Gateway(redis), opened, send, 0.0), told
 
 
@@ -88,6 +89,38 @@ async def test_a_connection_ends_with_the_reason_when_redis_has_lost_its_stream(
         await viewer.run()
     (lost,) = (message.model_dump() for message in told)
     assert (lost["code"], lost["fatal"]) == ("stream_failed", True)
+
+
+@pytest.mark.parametrize("resumed_after", [3, None], ids=["started", "never started"])
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"state": "dead", "error": "3 workers"}, [("error", "3 workers"), ("done", "error")]),
+        ({"state": "done", "reason": "stopped"}, [("done", "stopped")]),
+    ],
+    ids=["dead", "done"],
+)
+async def test_a_stream_whose_end_nobody_could_tell_ends_all_the_same(
+    fabric: Connection,
+    resumed_after: int | None,
+    fields: dict[str, str],
+    said: list[tuple[str, str]],
+) -> None:
+    viewer, told = resumed(fabric, resumed_after)
+    counts = {"next_chunk": 4, "next_frame": 45}
+    await create_record(fabric, "live", "ses_1", {"state": "running", "worker": "w1", **counts})
+    running = asyncio.create_task(viewer.run())
+    await until(lambda: told)  # no worker, or a place in the queue
+    del told[:]
+    await fabric.do("HSET", record("live", "ses_1"), *(w for f in fields.items() for w in f))
+    async with asyncio.timeout(20):
+        await running
+    messages = [message.model_dump() for message in told]
+    seen = [
+        ("error", m["message"]) if m["type"] == "error" else ("done", m["reason"]) for m in messages
+    ]
+    assert seen == said
+    assert (messages[-1]["chunks"], messages[-1]["frames"]) == (4, 45)
 
 
 async def test_a_lost_stream_closes_its_connection_without_blaming_another(
