@@ -108,16 +108,17 @@ _PLAIN = (
 def end_notices(record: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
     """Return the entries that tell viewers of a stream's end, as its record has it.
 
-    None while it goes on.
+    None while it goes on or has no record.
     """
     counts = {
         "chunks": int(record.get("next_chunk", 0)),
         "frames": int(record.get("next_frame", 0)),
     }
     done = {"t": "done", "reason": record.get("reason", "error"), **counts}
-    if record["state"] == "dead":
+    state = record.get("state")
+    if state == "dead":
         return ({"t": "error", "code": "stream_failed", "message": record["error"]}, done)
-    return (done,) if record["state"] == "done" else ()
+    return (done,) if state == "done" else ()
 
 
 def config_to_json(config: CodecConfig) -> dict[str, Any]:

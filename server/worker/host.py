@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server.catalogue import ModelCard
+from server.entries import end_notices
 from server.fabric import workers
 from server.fabric.claim import Claim, Dead, Dropped, claim
 from server.fabric.connection import FabricError
 from server.fabric.queue import TAKEOVER_MS, Ticket, WorkQueue
+from server.fabric.record import read_record
 from server.fabric.streams import send_notice
 from server.tasks import end_tasks
 from server.worker.live import LiveStream
@@ -161,17 +163,22 @@ class WorkerHost:
         if isinstance(held, Claim):
             return held
         log.info("%s %s was not started: %s", ticket.kind, ticket.subject, held.reason)
-        if isinstance(held, Dead) and ticket.kind == "job":
-            self._parts.stats.job_ended("failed")
+        if ticket.kind == "job":
+            self._count_job(held)
         elif isinstance(held, Dead):
+            self._parts.stats.ended("error")
             if self._parts.states is not None:
                 await asyncio.to_thread(self._parts.states.drop, ticket.subject)
-            error = {"t": "error", "code": "stream_failed", "message": held.reason, "fatal": True}
-            await send_notice(redis, ticket.subject, error)
-            done = {"t": "done", "reason": "error", "chunks": 0, "frames": 0}
-            await send_notice(redis, ticket.subject, done)
-        assert isinstance(held, Dead | Dropped)
+            for notice in end_notices(await read_record(redis, "live", ticket.subject)):
+                await send_notice(redis, ticket.subject, notice)
         return None
+
+    def _count_job(self, held: Dead | Dropped) -> None:
+        """Count a job that ended with no worker at it, or not by the one that was."""
+        if isinstance(held, Dead):
+            self._parts.stats.job_ended("failed")
+        elif held.reason == "cancelled":
+            self._parts.stats.job_ended("cancelled")
 
     async def _serve_live(self, ticket: Ticket) -> None:
         held = await self._claimed(ticket)

@@ -34,7 +34,7 @@ class WorkerStats:
     def __init__(self) -> None:
         self.frames: dict[str, int] = {"live": 0, "job": 0}
         self.streams_ended: dict[str, int] = {}
-        self.jobs_ended: dict[str, int] = {"completed": 0, "failed": 0}
+        self.jobs_ended: dict[str, int] = dict.fromkeys(("completed", "failed", "cancelled"), 0)
         self.stall_s = 0.0
         self.chunk_s = {kind: Histogram(CHUNK_BUCKETS_S) for kind in self.frames}
 

@@ -38,19 +38,27 @@ async def test_a_stream_that_is_given_up_is_forgotten_with_its_kept_state(
     states.write("ses_dead", KeptState(Offset(), "", b"state"))
     async with gateway(redis_server.url) as served:
         redis = served.context.redis
-        fields = {"state": "running", "takeovers": MAX_TAKEOVERS}
+        fields = {"state": "running", "takeovers": MAX_TAKEOVERS, "next_chunk": 4, "next_frame": 45}
         await create_record(redis, "live", "ses_dead", fields)
         await redis.do("ZADD", keys.SESSIONS, 1, "ses_dead")
         queue = WorkQueue(redis, "fake", "live")
         await queue.put("ses_dead")
         assert await queue.take("w1", block_ms=0) is not None
-        async with worker(redis_server.url, FakeEngine(), takeover_ms=0, states=states):
-            entries = await until(lambda: all_entries(redis, keys.media("ses_dead")))
+        async with worker(redis_server.url, FakeEngine(), takeover_ms=0, states=states) as host:
+            await until(lambda: _told(redis, "ses_dead", 2))
             await until(lambda: not list(tmp_path.iterdir()))
-        assert entries[0].message["code"] == "stream_failed"
+            assert host.snapshot()["streams_ended"] == {"error": 1}
+        error, done = (e.message for e in await all_entries(redis, keys.media("ses_dead")))
+        assert error["code"] == "stream_failed"
+        # What viewers have of it.
+        assert done == {"t": "done", "reason": "error", "chunks": 4, "frames": 45}
         assert await redis.do("ZCARD", keys.SESSIONS) == 0
         for key in (keys.record("live", "ses_dead"), keys.media("ses_dead")):
             assert await redis.do("PTTL", key) > 0
+
+
+async def _told(redis: Connection, session_id: str, notices: int) -> bool:
+    return len(await all_entries(redis, keys.media(session_id))) >= notices
 
 
 @pytest.mark.parametrize("ending", ["cancel", "delete", "give up"])
@@ -78,7 +86,9 @@ async def test_the_files_of_a_job_that_ended_without_a_worker_are_cleared_up(
         async with worker(redis_server.url, FakeEngine(), takeover_ms=0, run_job=runner) as host:
             kept = [] if ending == "delete" else ["input.png"]
             await until(lambda: [path.name for path in folder.path.glob("*")] == kept)
-            assert host.snapshot()["jobs_ended"]["failed"] == (ending == "give up")
+            ended = host.snapshot()["jobs_ended"]
+            assert ended["failed"] == (ending == "give up")
+            assert ended["cancelled"] == (ending == "cancel")
     assert folder.path.exists() == (ending != "delete")
 
 

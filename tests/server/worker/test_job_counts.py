@@ -34,7 +34,7 @@ async def test_the_frames_chunks_and_ends_of_jobs_are_counted_apart_from_live_on
         await make(store, request(num_frames=33))
         await run(await take(fabric))
     shown = stats.snapshot()
-    assert shown["jobs_ended"] == {"completed": 1, "failed": 1}
+    assert shown["jobs_ended"] == {"completed": 1, "failed": 1, "cancelled": 0}
     assert shown["frames"] == {"live": 0, "job": 21 + 9}
     assert sum(shown["chunk_s"]["job"]["counts"]) == 3
     assert sum(shown["chunk_s"]["live"]["counts"]) == 0
