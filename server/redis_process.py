@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from server.fabric.connection import Connection
 from server.processes import dies_with_parent
@@ -24,6 +24,7 @@ from server.processes import dies_with_parent
 OLDEST = (6, 2)
 START_S = 30.0
 STOP_S = 10.0
+_SOCKETS, _SOCKET = "longtake-", "redis.sock"
 
 
 class RedisError(Exception):
@@ -97,6 +98,14 @@ loglevel notice
 """
 
 
+def is_private(url: str) -> bool:
+    """Return whether an address is one of a ``PrivateRedis``."""
+    parts = urlsplit(url)
+    path = Path(unquote(parts.path))
+    private = path.name == _SOCKET and path.parent.name.startswith(_SOCKETS)
+    return parts.scheme == "unix" and private
+
+
 class PrivateRedis:
     """One Redis server that belongs to this process."""
 
@@ -105,8 +114,8 @@ class PrivateRedis:
         self._folder = (data_dir / "redis").absolute()
         self._log = self._folder / "redis.log"
         # A socket's path may hold about 100 characters, so it does not lie in the data folder.
-        self._sockets = Path(tempfile.mkdtemp(prefix="longtake-"))
-        self._socket = self._sockets / "redis.sock"
+        self._sockets = Path(tempfile.mkdtemp(prefix=_SOCKETS))
+        self._socket = self._sockets / _SOCKET
         self._lock: int | None = None
         self._process: asyncio.subprocess.Process | None = None
 

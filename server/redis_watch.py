@@ -6,16 +6,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from server.config import without_password
 from server.fabric.connection import Connection
+from server.redis_process import is_private
 from server.tasks import end_tasks
 
 LOOK_S = 5.0
 
 
 @contextlib.asynccontextmanager
-async def watched(url: str, say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Watch the Redis at ``url`` for as long as the block runs."""
+async def watched(url: str, process: str, say: Callable[[str], None]) -> AsyncIterator[None]:
+    """Watch the Redis at ``url`` for as long as the block runs, and say whose it is."""
     redis = Connection(url, retries=0)
-    watch = asyncio.create_task(tell(redis.ping, without_password(url), say))
+    private = is_private(url)
+    shown = "private Redis" if private else f"Redis at {without_password(url)}"
+    # Only its supervisor starts a private one.
+    advice = "" if private else "start it, or name another with --redis-url; "
+    watch = asyncio.create_task(tell(redis.ping, f"the {process}'s {shown}", advice, say))
     try:
         yield
     finally:
@@ -25,7 +30,8 @@ async def watched(url: str, say: Callable[[str], None]) -> AsyncIterator[None]:
 
 async def tell(
     ping: Callable[[], Awaitable[bool]],
-    shown: str,
+    redis: str,
+    advice: str,
     say: Callable[[str], None],
     look_s: float = LOOK_S,
 ) -> None:
@@ -34,11 +40,8 @@ async def tell(
     while True:
         answers = await ping()
         if answered and not answers:
-            say(
-                f"the Redis at {shown} does not answer; start it, or name another with --redis-url; "
-                "trying again until it does"
-            )
+            say(f"{redis} does not answer; {advice}trying again until it does")
         elif answers and not answered:
-            say(f"the Redis at {shown} answers now")
+            say(f"{redis} answers now")
         answered = answers
         await asyncio.sleep(look_s)

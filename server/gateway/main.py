@@ -117,7 +117,7 @@ async def run_gateway(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then tell viewers and close."""
     assert settings.redis_url is not None, "read_settings asks for it"
-    async with watched(settings.redis_url, say):
+    async with watched(settings.redis_url, "gateway", say):
         await _serve(settings, listener)
 
 

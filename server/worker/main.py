@@ -39,7 +39,7 @@ async def run_worker(settings: Settings, built: Built, say: Say) -> None:
     executor = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
     bridge = EngineBridge(lambda sink: EngineThread(built.engine, sink))
     try:
-        async with watched(settings.redis_url, say):
+        async with watched(settings.redis_url, "worker", say):
             await _serve(settings, built, redis, executor, bridge, stopping, say)
     finally:
         await bridge.close()

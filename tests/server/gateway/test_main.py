@@ -58,4 +58,6 @@ async def test_a_gateway_without_its_redis_says_so_and_is_not_ready(tmp_path: Pa
         await until(lambda: said)
         os.kill(os.getpid(), signal.SIGTERM)
         await running
-    assert said[0].startswith("the Redis at redis://127.0.0.1:1 does not answer; start it")
+    assert said[0].startswith(
+        "the gateway's Redis at redis://127.0.0.1:1 does not answer; start it"
+    )
