@@ -1,6 +1,12 @@
 """What the routes answer of one job: its Video object, or why there is nothing to send."""
 
-from fastapi.responses import JSONResponse
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from server.jobs.errors import Refusal, RequestRefused, not_found
 from server.jobs.parts import JobParts
@@ -35,6 +41,29 @@ async def not_here(parts: JobParts, video_id: str) -> RequestRefused:
             kind="server_error",
         )
     )
+
+
+class VideoFile(FileResponse):
+    """A file of a video; when it is deleted before it is sent, the video is not found."""
+
+    def __init__(self, video_id: str, path: Path, media_type: str, **more: Any) -> None:
+        super().__init__(path, media_type=media_type, **more)
+        self._video_id = video_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            self.stat_result = await asyncio.to_thread(os.stat, self.path)
+        except FileNotFoundError:
+            await refusal_answer(not_found(self._video_id).refusal)(scope, receive, send)
+            return
+        self.set_stat_headers(self.stat_result)
+        await super().__call__(scope, receive, send)
+
+
+def refusal_answer(refusal: Refusal) -> JSONResponse:
+    """Return a refusal in OpenAI's envelope."""
+    return JSONResponse(refusal.envelope(), refusal.status, dict(refusal.headers))
 
 
 def video_answer(job: JobRecord) -> JSONResponse:

@@ -11,10 +11,17 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 
-from server.jobs.answers import find_job, no_content, not_here, video_answer
+from server.jobs.answers import (
+    VideoFile,
+    find_job,
+    no_content,
+    not_here,
+    refusal_answer,
+    video_answer,
+)
 from server.jobs.errors import Refusal, RequestRefused, not_found, refuse, shown
 from server.jobs.making import Making
 from server.jobs.parts import JobParts
@@ -40,8 +47,7 @@ class _EnvelopeRoute(APIRoute):
             try:
                 return await handler(request)
             except RequestRefused as refused:
-                refusal = refused.refusal
-            return JSONResponse(refusal.envelope(), refusal.status, dict(refusal.headers))
+                return refusal_answer(refused.refusal)
 
         return answer
 
@@ -155,7 +161,7 @@ class _Routes:
             path, media_type, kind = folder.path / job.result, "video/mp4", "mp4"
         if not path.is_file():
             raise await not_here(self._parts, video_id)
-        return FileResponse(path, media_type=media_type, filename=f"{video_id}.{kind}")
+        return VideoFile(video_id, path, media_type, filename=f"{video_id}.{kind}")
 
     async def events(self, video_id: str, request: Request) -> Response:
         """Stream what happens to a job as server-sent events; ``Last-Event-ID`` resumes."""
@@ -199,7 +205,7 @@ class _Routes:
                 raise await not_here(self._parts, video_id)
             raise RequestRefused(_no_segment(name))
         headers = {"Cache-Control": "public, max-age=31536000, immutable"}
-        return FileResponse(path, media_type="video/mp4", headers=headers)
+        return VideoFile(video_id, path, "video/mp4", headers=headers)
 
 
 def _no_segment(name: str) -> Refusal:

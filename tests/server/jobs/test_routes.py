@@ -339,3 +339,26 @@ async def test_a_failed_job_shows_its_error(site: Site) -> None:
     assert video.error is not None
     assert video.error.code == "generation_failed"
     await client.close()
+
+
+@pytest.mark.parametrize("file", ["content", "content?variant=thumbnail", "segment"])
+async def test_a_file_that_is_deleted_right_before_it_is_sent_is_not_found(
+    site: Site, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    job_id = await finished(site)
+    if file == "segment":
+        file = f"segments/{(await site.store.segments(job_id))[0].name}"
+    is_file = Path.is_file
+
+    def seen_and_deleted(path: Path) -> bool:
+        there = is_file(path)
+        if there and job_id in path.parts:
+            path.unlink()
+        return there
+
+    monkeypatch.setattr(Path, "is_file", seen_and_deleted)
+    async with site.http() as http:
+        answer = await http.get(f"/v1/videos/{job_id}/{file}")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "not_found"
+    assert "cache-control" not in answer.headers
