@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from server.bench.client import QUIET_S
 from server.bench.command import private_environment
 from server.fabric.connection import Connection
 from server.gateway.auth import Gate
@@ -104,7 +105,8 @@ async def test_a_local_measurement_touches_no_shared_redis(redis_server: RedisSe
 
 
 async def test_what_the_server_says_of_a_start_is_what_is_said(redis_server: RedisServer) -> None:
-    async with serving(redis_server.url) as served, asyncio.timeout(8):
+    # Sooner than a bench gives up that goes on listening.
+    async with serving(redis_server.url) as served, asyncio.timeout(QUIET_S):
         status, out, err = await _bench("--url", served.http, "--model", "nope", "--json")
     assert status == 1
     (error,) = json.loads(out)["errors"]

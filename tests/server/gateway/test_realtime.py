@@ -137,9 +137,12 @@ async def test_an_ack_of_frames_that_were_not_sent_is_refused_and_gives_no_credi
         error = await viewer.error()
         assert (error["code"], error["param"]) == ("invalid_value", "frame")
         assert not error["fatal"]
-        await viewer.say("session.ping")
-        assert await viewer.next() == {"type": "session.pong"}
         (session,) = engine.sessions.values()
+        # By the time a viewer beside it that says nothing has played as much, it would have, too.
+        async with served.viewer() as clock:
+            await clock.start()
+            while (await clock.chunk(ack=False)).index < 5:
+                pass
         assert session.played == -1
         await viewer.ack(32)
         assert (await viewer.chunk(ack=False)).index == 3
