@@ -5,5 +5,6 @@
 ``opening``     start and resume.               ``reader``   a viewer's way through the media stream.
 ``wrap``        entries to avcc, m4s or jpeg.   ``streams``  REST over live streams, live.mp4.
 ``status``      health, models, metrics.        ``envelope`` errors in OpenAI's shape.
-``outage``      Redis away, for one connection.  ``openapi``  what /docs says.
+``outage``      Redis away, for one connection.  ``silence``  no media, for one connection.
+``openapi``     what /docs says.
 """

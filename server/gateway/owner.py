@@ -9,19 +9,17 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from server.entries import ChunkEntry, config_from_json, end_notices
+from server.entries import ChunkEntry, config_from_json
 from server.fabric.connection import FabricError
-from server.fabric.queue import WorkQueue
 from server.fabric.record import read_record
 from server.fabric.streams import send_control
-from server.fabric.workers import is_alive
 from server.gateway.context import Gateway
 from server.gateway.notices import told_by
 from server.gateway.opening import Opened, withdraw
-from server.gateway.outage import CannotGoOn, Outage
+from server.gateway.outage import Outage
 from server.gateway.reader import MediaReader, Notice, Skipped
+from server.gateway.silence import Silence
 from server.gateway.wrap import Wrapper, stream_config
 from server.live import prompt_parts
 from server.media.types import CodecConfig
@@ -32,7 +30,6 @@ from server.wire.messages_out import (
     InteractionApplied,
     InteractionQueued,
     ServerMessage,
-    SessionQueued,
     VideoStart,
 )
 
@@ -40,12 +37,6 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
 READ_MS = 250
-SILENT_READS = 12
-"""Reads without media after which the stream's record and its worker's health are looked at (3 s)."""
-LOOK_READS = 4
-"""Reads between two looks: a dead worker's last report lives longer than the first one (1 s)."""
-TAKEN_READS = 6
-"""Reads after which a stream that a worker has taken still counts as queued (1.5 s)."""
 
 Send = Callable[[ServerMessage, bytes | None], Awaitable[None]]
 
@@ -70,14 +61,12 @@ class Owner:
         )
         self._started = False
         self._first_sent = opened.resumed_after is not None
-        self._position = -1
         self._begin_again = opened.resumed_after is not None
         self._begin_after = opened.resumed_after
         self._owed: dict[str, int] = {}
         self._outage = Outage(opened.session_id, send, gateway.clock)
+        self._silence = Silence(gateway.redis, opened, send)
         self._received_at: dict[str, float] = {}
-        self._told_lost = False
-        self._end: tuple[dict[str, Any], ...] = ()
 
     async def run(self) -> None:
         """Send media until the stream ends.
@@ -167,16 +156,16 @@ class Owner:
     async def _pump(self) -> None:
         """Pass on what comes; where Redis is away for a while, everything waits for it."""
         items: deque[ChunkEntry | Notice | Skipped] = deque()
-        silent = 0
         while True:
             try:
                 await self._report()
                 if not items:
                     await self._move()
                     items.extend(await self._reader.read(READ_MS))
-                    silent = 0 if items else silent + 1
-                if not items and await self._while_silent(silent):
-                    return
+                    if items:
+                        self._silence.over()
+                    elif await self._silence.go_on(waits=self._waits()):
+                        return
                 while items:
                     if await self._pass_on(items[0]):
                         return
@@ -184,8 +173,12 @@ class Owner:
                     await self._report()
                 self._outage.over()
             except FabricError as error:
-                silent = 0
+                self._silence.over()
                 await self._outage.endure(error)
+
+    def _waits(self) -> bool:
+        """Whether nothing has come yet of a stream that this connection began."""
+        return not self._started and self.opened.resumed_after is None
 
     async def _move(self) -> None:
         """Go to where this viewer begins or, having lost its decoder, begins again."""
@@ -280,51 +273,3 @@ class Owner:
             ),
             None,
         )
-
-    async def _while_silent(self, silent: int) -> bool:
-        """Say why nothing comes: the queue before the start, a lost worker after it.
-
-        Returns:
-            True when the stream has ended, which nobody was left to say.
-        """
-        for notice in self._end:
-            if (told := told_by(notice)) is not None:
-                await self._send(told, None)
-        if self._end:
-            return True
-        waits = not self._started and self.opened.resumed_after is None
-        if silent < SILENT_READS:
-            self._told_lost = False
-        elif silent % LOOK_READS == 0:
-            await self._look(waits)
-        if waits and not self._end:
-            await self._say_position(silent)
-        return False
-
-    async def _look(self, waits: bool) -> None:
-        """Look for an end that nobody told and, once the stream has begun, for a lost worker."""
-        record = await read_record(self._redis, "live", self.opened.session_id)
-        if not record:
-            message = "the stream's record is gone, Redis has lost it; start a new stream"
-            error = ErrorMessage(code="stream_failed", message=message, fatal=True)
-            await self._send(error, None)
-            raise CannotGoOn
-        # Told after one more read: what was published meanwhile comes first.
-        self._end = end_notices(record)
-        if waits or self._end or self._told_lost or "worker" not in record:
-            return
-        if not await is_alive(self._redis, record["worker"]):
-            self._told_lost = True
-            message = "the worker of this stream does not answer; another one takes it over"
-            error = ErrorMessage(code="worker_lost", message=message, retryable=True)
-            await self._send(error, None)
-
-    async def _say_position(self, silent: int) -> None:
-        opened = self.opened
-        position = await WorkQueue(self._redis, opened.spec.model, "live").position(opened.ticket)
-        # A ticket that was taken is usually about to start; only a wait is worth a word.
-        if position == 0 and silent < TAKEN_READS:
-            return
-        if (shown := max(1, position)) != self._position:
-            self._position = shown
-            await self._send(SessionQueued(position=shown), None)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from server import live
-from server.gateway import owner
+from server.gateway import owner, silence
 from server.images import fitted_png
 from server.wire.limits import Limits
 from tests.conftest import RedisServer
@@ -185,7 +185,7 @@ async def test_a_worker_whose_last_report_outlives_the_first_look_is_missed_all_
     async def alive(redis: object, worker_id: str) -> bool:
         return next(looks)  # once told, nobody looks again
 
-    monkeypatch.setattr(owner, "is_alive", alive)
+    monkeypatch.setattr(silence, "is_alive", alive)
     monkeypatch.setattr(owner, "READ_MS", 20)
     async with serving(redis_server.url) as served, served.viewer() as viewer:
         await viewer.start()
