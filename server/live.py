@@ -40,15 +40,17 @@ class LiveSpec:
     image: str | None = None
 
     def to_text(self) -> str:
-        """Return JSON that ``from_text`` reads back."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """Return JSON that ``from_text`` reads back; the image, which is large, is kept apart."""
+        value = asdict(self)
+        del value["image"]
+        return json.dumps(value, separators=(",", ":"))
 
     @classmethod
-    def from_text(cls, text: str) -> "LiveSpec":
-        """Rebuild a spec from what ``to_text`` gave."""
+    def from_text(cls, text: str, image: str | None = None) -> "LiveSpec":
+        """Rebuild a spec from what ``to_text`` gave, and its image where that is wanted."""
         value = json.loads(text)
         prompts = tuple((str(t), float(w)) for t, w in value.pop("prompts"))
-        return cls(prompts=prompts, **value)
+        return cls(prompts=prompts, image=image, **value)
 
 
 def prompt_parts(message: SessionStart | InteractionEvent) -> tuple[tuple[str, float], ...]:

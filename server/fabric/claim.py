@@ -48,7 +48,9 @@ _CLAIM = Script(
         redis.call('XADD', dead, 'MAXLEN', '~', 1000, '*', 'kind', ARGV[6], 'id', ARGV[7],
           'model', ARGV[8], 'reason', reason)
         drop()
-        if #KEYS > 3 then forget(record, KEYS[4], KEYS[5], KEYS[6], ARGV[7], ARGV[9]) end
+        if #KEYS > 3 then
+          forget(record, KEYS[4], KEYS[5], KEYS[6], KEYS[7], ARGV[7], ARGV[9])
+        end
         return {'dead', reason}
       end
     end
@@ -97,7 +99,7 @@ _FINISH = Script(
       redis.call('HINCRBY', KEYS[1], 'epoch', 1)
       redis.call('XADD', KEYS[2], '*', 'id', redis.call('HGET', KEYS[1], 'id'))
     elseif #KEYS > 2 then
-      forget(KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[5], ARGV[6])
+      forget(KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6], ARGV[5], ARGV[6])
     end
     return 1
     """

@@ -31,6 +31,11 @@ def record(kind: Kind, subject: str) -> str:
     return f"{PREFIX}:{'session' if kind == 'live' else 'job'}:{subject}"
 
 
+def image(session_id: str) -> str:
+    """Return the start image (base64 of a PNG) of a session that has one."""
+    return f"{PREFIX}:image:{session_id}"
+
+
 def control(session_id: str) -> str:
     """Return the stream from gateways to the session's worker."""
     return f"{PREFIX}:control:{session_id}"

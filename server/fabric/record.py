@@ -38,16 +38,16 @@ ENDED_MS = 60_000
 """How long the record and the media stream of an ended live session can still be read."""
 
 FORGET = """
-    local function forget(record, sessions, control, media, id, after_ms)
+    local function forget(record, sessions, control, image, media, id, after_ms)
       redis.call('ZREM', sessions, id)
-      redis.call('DEL', control)
+      redis.call('DEL', control, image)
       redis.call('PEXPIRE', record, after_ms)
       redis.call('PEXPIRE', media, after_ms)
     end
     """
 """Begins a script that may end a live session: a call takes ``session_places``, id and time."""
 
-_FORGET = Script(FORGET + "forget(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], ARGV[2])")
+_FORGET = Script(FORGET + "forget(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[1], ARGV[2])")
 
 
 async def create_record(
@@ -83,12 +83,13 @@ async def swap_field(
     return bool(await redis.run(_SWAP, (key,), (name, expected, *flat(fields))))
 
 
-def session_places(session_id: str) -> tuple[str, str, str, str]:
+def session_places(session_id: str) -> tuple[str, str, str, str, str]:
     """Return every key that holds something about a live session, its record first."""
     return (
         keys.record("live", session_id),
         keys.SESSIONS,
         keys.control(session_id),
+        keys.image(session_id),
         keys.media(session_id),
     )
 

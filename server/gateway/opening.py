@@ -108,6 +108,8 @@ async def open_new(gateway: Gateway, start: SessionStart) -> Opened | ErrorMessa
     }
     try:
         await create_record(redis, "live", session_id, fields)
+        if spec.image is not None:
+            await redis.do("SET", keys.image(session_id), spec.image)
         await redis.do("ZADD", keys.SESSIONS, now, session_id)
         # The worker drops a ticket whose client was never heard of, so this comes first.
         await send_control(redis, session_id, {"type": "attach", "conn": connection})

@@ -65,6 +65,7 @@ class LiveStream:
         self._claim = claim
         self._engine_id = engine_id(self.session_id, claim.epoch)
         self._record: dict[str, str] = {}
+        self._image: str | None = None
         self._begin: Beginning  # read first of all, by ``run``
         self._stop_reason = "stopped"
         self._stopping = False
@@ -143,6 +144,8 @@ class LiveStream:
             # It vanished after the claim; whoever finds the silent ticket drops it.
             log.warning("stream %s: its record is gone", self.session_id)
             return None
+        image = await self._parts.redis.do("GET", keys.image(self.session_id))
+        self._image = None if image is None else image.decode()
         await self._read()
         await self._look_for_kept()
         while True:
@@ -170,7 +173,7 @@ class LiveStream:
     async def _read(self, kept: KeptState | None = None) -> None:
         """Read from the record how to begin; a start image is decoded in a thread."""
         self._begin = await asyncio.to_thread(
-            beginning, self._record, self.session_id, self._claim.epoch, kept
+            beginning, self._record, self.session_id, self._claim.epoch, kept, self._image
         )
 
     async def _look_for_kept(self) -> None:

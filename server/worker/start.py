@@ -57,7 +57,11 @@ def engine_id(session_id: str, epoch: int) -> str:
 
 
 def beginning(
-    record: Mapping[str, str], session_id: str, epoch: int, kept: KeptState | None = None
+    record: Mapping[str, str],
+    session_id: str,
+    epoch: int,
+    kept: KeptState | None = None,
+    image: str | None = None,
 ) -> Beginning:
     """Read a record.
 
@@ -66,8 +70,9 @@ def beginning(
         session_id: Whose.
         epoch: Of the claim.
         kept: The newest state of the engine, if one is there.
+        image: The start image, if the client gave one; base64 of a PNG of the stream's size.
     """
-    live = LiveSpec.from_text(record["spec"])
+    live = LiveSpec.from_text(record["spec"], image)
     published = Offset(
         int(record.get("next_chunk", 0)),
         int(record.get("next_frame", 0)),
@@ -83,7 +88,8 @@ def beginning(
         kept = None
     offset = published if kept is None else kept.offset
     left = None if live.num_frames is None else max(1, live.num_frames - offset.frames)
-    image = live.image if offset.chunks == 0 else None
+    if offset.chunks > 0:
+        image = None
     spec = StreamSpec(
         session_id=engine_id(session_id, epoch),
         prompts=tuple(PromptPart(text, weight) for text, weight in prompts),

@@ -56,6 +56,7 @@ async def test_a_session_that_ends_is_forgotten_in_the_same_step(
     queue, held = await _claimed(each_fabric)
     await each_fabric.do("ZADD", keys.SESSIONS, 1, "s1")
     await send_control(each_fabric, "s1", {"type": "stop"})
+    await each_fabric.do("SET", keys.image("s1"), "a picture")
     if ending == "dead":
         await each_fabric.do("HSET", held.record, "takeovers", MAX_TAKEOVERS)
         (ticket,) = await queue.take_over("w2", silent_ms=0)
@@ -63,7 +64,8 @@ async def test_a_session_that_ends_is_forgotten_in_the_same_step(
     else:
         assert await getattr(held, ending)({"state": "done"})
     assert await _listed(each_fabric) == (ending == "release")
-    assert await each_fabric.do("EXISTS", keys.control("s1")) == (ending == "release")
+    places = (keys.control("s1"), keys.image("s1"))
+    assert await each_fabric.do("EXISTS", *places) == 2 * (ending == "release")
 
 
 async def test_a_dead_job_is_not_forgotten(each_fabric: Connection) -> None:

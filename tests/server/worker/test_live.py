@@ -38,8 +38,8 @@ SPEC = LiveSpec(
     num_steps=None,
     pacing="realtime",
     codec="h264",
-    image="bm8gcGljdHVyZQ==",  # base64 of what is no picture
 )
+NO_PICTURE = "bm8gcGljdHVyZQ=="  # base64 of what is no picture
 
 
 async def queue_stream(redis: Connection, session_id: str, spec: str) -> None:
@@ -47,6 +47,7 @@ async def queue_stream(redis: Connection, session_id: str, spec: str) -> None:
     await create_record(
         redis, "live", session_id, {"state": "queued", "model": "fake", "spec": spec}
     )
+    await redis.do("SET", keys.image(session_id), NO_PICTURE)
     await send_control(redis, session_id, {"type": "attach", "conn": "c"})
     await WorkQueue(redis, "fake", "live").put(session_id)
 
