@@ -198,7 +198,7 @@ class Stream:
                 first_binary = False
                 self.sent += 1
             elif self.start.get("num_frames") and self.frames >= self.start["num_frames"]:
-                done = {"reason": "completed", "chunks": len(self.chunks), "frames": self.frames}
+                done = {"reason": "complete", "chunks": len(self.chunks), "frames": self.frames}
                 await socket.send_text(json.dumps({"type": "session.done", **done}))
                 return
             elif self.paused or self.hidden or self.frames + CHUNK - self.played > LEAD:
