@@ -91,7 +91,7 @@ def test_a_stream_turns_at_the_chunk_it_is_asked_to(tokenizer: SentencePieceToke
 def test_lively_footage_moves_more_often(tokenizer: SentencePieceTokenizer) -> None:
     def moving(lively: bool) -> float:
         data = replace(RECIPE.data, one_view=True, lively=lively)
-        made = Footage(replace(RECIPE, data=data), CPU, 9).openings(300, shrunk, tokenizer)
+        made = Footage(replace(RECIPE, data=data), CPU, 9).openings(160, shrunk, tokenizer)
         return (made.cover[:, 0] != made.cover[:, 2]).flatten(1).any(1).float().mean().item()
 
     assert moving(True) > 1.2 * moving(False)
@@ -103,7 +103,7 @@ def test_lively_footage_moves_more_often_after_a_change_as_well(
     def moving(lively: bool) -> float:
         data = replace(RECIPE.data, one_view=True, lively=lively)
         footage = Footage(replace(RECIPE, data=data), CPU, 9)
-        cover = footage.streams(200, 3, 1, shrunk, tokenizer)[1].cover
+        cover = footage.streams(100, 3, 1, shrunk, tokenizer)[1].cover
         return (cover[:, -1] != cover[:, -3]).flatten(1).any(1).float().mean().item()
 
     assert moving(True) > 1.1 * moving(False)
