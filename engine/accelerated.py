@@ -11,7 +11,6 @@ from engine.cuda_graph import CapturedDenoiser
 from engine.generator import Generator, MakeView, guidance_of
 from engine.merged import MergingGenerator
 from engine.work_policy import WorkPolicy
-from kernels.fp8 import check_fp8
 from kernels.fp8_attention import fp8_attention
 from kernels.interface import Kernels
 from kernels.sparse import SparsePages
@@ -55,8 +54,6 @@ def prepare(
         ValueError: model and policy do not go together.
     """
     cuda = model.device.type == "cuda"
-    if policy.linear == "fp8":
-        check_fp8("linear=fp8", model.device)
     if cuda or policy.linear != "plain":
         accelerate(model.transformer, kernels, policy.linear, join=cuda)
     make = generator_factory(kernels, policy=policy, max_steps=max_steps)

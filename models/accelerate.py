@@ -7,7 +7,7 @@ dict do not, so this comes after loading. It knows nothing of pages or sessions.
 import torch
 from torch import Tensor, nn
 
-from kernels.fp8 import Fp8Linear
+from kernels.fp8 import Fp8Linear, check_fp8
 from kernels.interface import Kernels
 from kernels.number_format import NumberFormat
 from models.kv import KVView, QKNorm
@@ -68,7 +68,12 @@ def accelerate(
         kernels: every operation from now on.
         linear: "fp8" rounds the blocks' linears (not embeddings and head) to FP8.
         join: compute queries, keys and values by one product.
+
+    Raises:
+        ValueError: FP8 on a device that can neither do nor emulate it.
     """
+    if linear == "fp8":
+        check_fp8("linear=fp8", next(network.parameters()).device)
     for module in network.modules():
         if hasattr(module, "_kernels"):
             setattr(module, "_kernels", kernels)  # noqa: B010 (a module's attributes have no type)

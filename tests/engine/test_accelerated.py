@@ -225,7 +225,7 @@ def test_linears_in_fp8_are_refused_where_they_cannot_be_multiplied(
     def refuse(what: str, device: torch.device) -> None:
         raise ValueError(f"{what} on {device.type}")
 
-    monkeypatch.setattr("engine.accelerated.check_fp8", refuse)
+    monkeypatch.setattr("models.accelerate.check_fp8", refuse)
     model = random_model(tiny_test_entry(sizes=((64, 32),), cache=CACHE), 0)
     with pytest.raises(ValueError, match="linear=fp8 on cpu"):
         prepare(model, WorkPolicy(linear="fp8"), TorchKernels())
