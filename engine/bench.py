@@ -26,8 +26,8 @@ from engine.benchmark import Case, run_case, with_share
 from engine.device import open_device
 from engine.dtype import MEASURED, dtype_named
 from engine.flops import matmul_rate
+from engine.picture_size import parse_size
 from engine.work_policy import WorkPolicy
-from kernels.fp8 import check_fp8
 from kernels.select import Target, select
 from models.accelerate import accelerate
 from models.card import shipped
@@ -118,8 +118,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             cache_dir=options.cache_dir,
             kernels=kernels,
         )
-    if policy.linear == "fp8":
-        check_fp8("linear=fp8", device)
     accelerate(model.transformer, kernels, policy.linear, join=device.type == "cuda")
     # Before and after: whatever else runs here may have slowed one of them.
     rate = matmul_rate(device, dtype, clock)
@@ -190,11 +188,7 @@ def _size(options: argparse.Namespace, entry: ModelEntry) -> tuple[int, int]:
     """Return the picture's size, which must divide into patches."""
     if options.size is None:
         return entry.sizes[0]
-    words = options.size.split("x")
-    if len(words) != 2 or not all(word.isdigit() and int(word) >= 1 for word in words):
-        raise ValueError(f"--size {options.size}; say WIDTHxHEIGHT in pixels, such as 832x480")
-    width, height = (int(word) for word in words)
-    return replace(entry, sizes=((width, height),)).sizes[0]
+    return replace(entry, sizes=(parse_size(options.size),)).sizes[0]
 
 
 def _modes(options: argparse.Namespace, device: torch.device) -> list[str]:

@@ -30,6 +30,7 @@ from engine.device import open_device
 from engine.dtype import MEASURED, dtype_named
 from engine.engine import Engine
 from engine.followers import Followers, devices_from
+from engine.picture_size import parse_size
 from engine.requests import ClipRequest, check_names, parse_switch, read_requests
 from engine.work_policy import WorkPolicy
 from kernels.select import Target, select
@@ -128,12 +129,6 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
         return read_requests(options.requests, options.seconds)
     if options.png and options.out.suffix == ".npz":
         raise ValueError(f"--png and --out {options.out}; pictures want a folder, so name one")
-    size = None
-    if options.size is not None:
-        width, _, height = options.size.partition("x")
-        if not (width.isdigit() and height.isdigit()):
-            raise ValueError(f"size {options.size!r}; it must be WIDTHxHEIGHT, such as 160x96")
-        size = (int(width), int(height))
     request = ClipRequest(
         name=options.out.stem,
         prompt=options.prompt,
@@ -141,7 +136,7 @@ def _requests(options: argparse.Namespace) -> list[ClipRequest]:
         seed=options.seed or 0,
         steps=options.steps,
         switches=tuple(parse_switch(text) for text in options.switch),
-        size=size,
+        size=None if options.size is None else parse_size(options.size),
         image=options.image,
         clip=options.clip,
     )
