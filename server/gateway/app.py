@@ -127,10 +127,8 @@ def create_app(
 
 def answer_head(router: APIRouter) -> None:
     """Answer HEAD wherever GET is answered; what would stream says its headers alone."""
-    routes = [route for route in router.routes if isinstance(route, APIRoute)]
-    answered = {route.path for route in routes if "HEAD" in (route.methods or ())}
-    for route in routes:
-        if "GET" in (route.methods or ()) and route.path not in answered:
+    for route in [route for route in router.routes if isinstance(route, APIRoute)]:
+        if "GET" in (route.methods or ()):
             endpoint = _not_streaming(route.endpoint)
             # Apart, since one operation of two methods has one id in /docs and makes it warn.
             router.routes.append(

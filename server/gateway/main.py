@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from server.jobs.parts import JobParts
 from server.jobs.routes import jobs_router
 from server.jobs.store import JobStore
 from server.redis_watch import watched
-from server.wire.limits import MAX_SEED, Limits
+from server.wire.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def job_parts(settings: Settings, gateway: Gateway) -> JobParts:
         ),
         cards=cards,
         data_dir=settings.data_dir,
-        draw_seed=lambda: secrets.randbelow(MAX_SEED + 1),
+        draw_seed=gateway.draw_seed,
         stopping=gateway.draining.is_set,
     )
 

@@ -67,14 +67,9 @@ def jobs_router(parts: JobParts) -> APIRouter:
     add("/{video_id}/remix", making.remix, methods=["POST"], openapi_extra=_body(REMIX_SCHEMA))
     add("/{video_id}/cancel", routes.cancel, methods=["POST"])
     add("/{video_id}/events", routes.events, methods=["GET"])
-    for path, answer in (
-        ("/{video_id}/content", routes.content),
-        ("/{video_id}/live.m3u8", routes.playlist),
-        ("/{video_id}/segments/{name}", routes.segment),
-    ):
-        add(path, answer, methods=["GET"])
-        # Apart, since one operation of two methods has one id in /docs and makes it warn.
-        add(path, answer, methods=["HEAD"], include_in_schema=False)
+    add("/{video_id}/content", routes.content, methods=["GET"])
+    add("/{video_id}/live.m3u8", routes.playlist, methods=["GET"])
+    add("/{video_id}/segments/{name}", routes.segment, methods=["GET"])
     return router
 
 

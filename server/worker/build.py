@@ -17,7 +17,7 @@ import torch
 from engine.accelerated import entry_under
 from engine.assemble import assemble
 from engine.bands import check_devices
-from engine.config import EngineConfig
+from engine.config import EngineConfig, free_memory
 from engine.device import open_device
 from engine.dtype import dtype_named
 from engine.engine import Engine
@@ -172,9 +172,7 @@ def build(settings: Settings, say: Say) -> Built:
 
 def free_bytes(device: torch.device) -> int:
     """Return the memory of an accelerator that nobody holds, or all of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return device_bytes(device)
+    return free_memory(device) if device.type == "cuda" else device_bytes(device)
 
 
 def _check_room(
