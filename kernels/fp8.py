@@ -3,7 +3,8 @@
 Weights are rounded once; activations at every call, each token by its own largest value, so no
 calibration is needed. On a GPU of compute capability 8.9 or newer the product runs in FP8, an older
 one is refused; on a CPU it is emulated: the same rounding, then a product in float32, which shows
-the numbers and not the speed. The layer takes the place of ``nn.Linear`` and knows nothing of the network.
+the numbers and not the speed. The layer takes the place of ``nn.Linear`` and knows nothing of the
+network.
 """
 
 import importlib.util

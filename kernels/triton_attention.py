@@ -300,7 +300,8 @@ def paged_attention(
         LOG2_E.value / math.sqrt(head_dim), queries, page_tokens, table.shape[1],
         q.stride(0), q.stride(1), q.stride(2), heads * head_dim, head_dim,
         parts.stride(0), parts.stride(1), parts.stride(2), parts.stride(3), lses.stride(0),
-        v_pages.shape[-1], HAS_BIAS=bias is not None, EIGHT=eight, CONTIGUOUS=contiguous, DESCRIPTOR=tiles.descriptor,
+        v_pages.shape[-1],
+        HAS_BIAS=bias is not None, EIGHT=eight, CONTIGUOUS=contiguous, DESCRIPTOR=tiles.descriptor,
         SMALL_PAGES=page_tokens < tiles.keys, SPLITS=tiles.splits,
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         # Triton's interpreter has no half-precision products.

@@ -164,16 +164,17 @@ def _in_order(table: Tensor) -> Tensor:
 
 def _tiles(q: Tensor, k_pages: Tensor, descriptor: bool) -> AttentionTiles:
     rows, queries, heads, head_dim = q.shape
+    eight = k_pages.dtype == torch.float8_e4m3fn
     return choose_tiles(
         queries=queries,
         heads=heads,
         rows=rows,
         head_dim=head_dim,
-        wide=q.dtype == torch.float32 and k_pages.dtype != torch.float8_e4m3fn,
+        wide=q.dtype == torch.float32 and not eight,
         processors=_processors(q.device),
         shared=_shared_bytes(q.device),
         descriptor=descriptor,
-        eight=k_pages.dtype == torch.float8_e4m3fn,
+        eight=eight,
     )
 
 
