@@ -22,6 +22,7 @@ from server.jobs.parts import JobParts
 from server.jobs.routes import jobs_router
 from server.jobs.store import JobStore
 from server.redis_watch import watched
+from server.tasks import end_tasks
 from server.wire.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         server.should_exit = True
     told.cancel()
     if sweeping is not None:
-        sweeping.cancel()
+        await end_tasks(sweeping)
     await serving
 
 
